@@ -1,6 +1,7 @@
-"""Cut a picture into tiles and turn tiles into pixel values (section 2.1, "dynamic high resolution").
+"""Cut a picture into tiles and turn tiles into pixel values (section 2.1, dynamic resolution).
 
-Opening pictures and videos is left to :mod:`internvl35.data.images` and :mod:`internvl35.data.video`.
+Opening pictures and videos is left to :mod:`internvl35.data.images` and
+:mod:`internvl35.data.video`.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def choose_grid(width: int, height: int, settings: TileSettings) -> Grid:
 
 
 def count_tiles(width: int, height: int, settings: TileSettings) -> int:
-    """Count the tiles that :func:`cut_tiles` makes of a picture, thumbnail included, without pixels.
+    """Count the tiles that :func:`cut_tiles` makes, thumbnail included, from a size alone.
 
     Args:
         width: of the picture, pixels.
