@@ -1,0 +1,207 @@
+"""The whole network: vision tower, patch merging, projector and language model as one model.
+
+Tower and language model are transformers' own classes, taken by config. Names in memory are those
+of the native checkpoints (``vision_tower``, ``multi_modal_projector``, ``language_model``). Reading
+and writing weights is left to :mod:`internvl35.model.weights`, prompts to :mod:`internvl35.data`.
+Paper section 2.1, Figure 2.
+"""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    GenerationMixin,
+    InternVLVisionModel,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from internvl35.model.configuration import InternVLChatConfig, Layout
+from internvl35.model.projector import Projector, merge_patches
+
+
+class VisionLanguageModel(PreTrainedModel, GenerationMixin):
+    """InternViT, projector and a Qwen3, Qwen3-MoE or GPT-OSS decoder.
+
+    Args:
+        config: sizes of all parts.
+    """
+
+    config_class = InternVLChatConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules: ClassVar[list[str]] = [
+        "InternVLVisionLayer", "InternVLVisionEmbeddings", "Projector",
+        "Qwen3DecoderLayer", "Qwen3MoeDecoderLayer", "GptOssDecoderLayer",
+    ]  # fmt: skip
+    _skip_keys_device_placement = "past_key_values"
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = False
+
+    def __init__(self, config: InternVLChatConfig) -> None:
+        """Build all parts with fresh weights (or on the meta device, inside its context)."""
+        super().__init__(config)
+        self.vision_tower = InternVLVisionModel(config.vision_config)
+        self.multi_modal_projector = Projector(
+            config.vision_config.hidden_size * config.merge_factor**2,
+            config.text_config.hidden_size,
+        )
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the embedding of the language model."""
+        return self.language_model.get_input_embeddings()  # type: ignore[no-any-return]
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the embedding of the language model."""
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Return the output head of the language model."""
+        return self.language_model.get_output_embeddings()  # type: ignore[no-any-return]
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace the output head of the language model."""
+        self.language_model.set_output_embeddings(new_embeddings)
+
+    def encode_patches(self, pixel_values: Tensor) -> Tensor:
+        """Run the tower alone.
+
+        Args:
+            pixel_values: ``(N, 3, tile, tile)``, normalised tiles of any float dtype.
+
+        Returns:
+            ``(N, G, G, C)`` patch vectors of the last layer, class token removed.
+        """
+        weight = self.vision_tower.embeddings.patch_embeddings.projection.weight
+        hidden = self.vision_tower(pixel_values.to(weight.device, weight.dtype)).last_hidden_state
+        patches = hidden[:, 1:]  # (N, G*G, C)
+        rows = pixel_values.shape[-2] // self.config.vision_config.patch_size[0]
+        return patches.reshape(patches.shape[0], rows, -1, patches.shape[-1])
+
+    def get_image_features(self, pixel_values: Tensor) -> Tensor:
+        """Encode tiles into visual tokens.
+
+        Args:
+            pixel_values: ``(N, 3, tile, tile)``, normalised tiles of any float dtype.
+
+        Returns:
+            ``(N, V, D)`` visual tokens.
+        """
+        merged = merge_patches(self.encode_patches(pixel_values), self.config.merge_factor)
+        features: Tensor = self.multi_modal_projector(merged.flatten(1, 2))
+        return features
+
+    def embed_inputs(self, input_ids: Tensor, image_features: Tensor) -> Tensor:
+        """Embed tokens and put the visual tokens in the places kept for them.
+
+        Args:
+            input_ids: ``(B, T)`` token ids; ``<IMG_CONTEXT>`` marks the places.
+            image_features: ``(N, V, D)`` or ``(tokens, D)``, in the order of the places.
+
+        Returns:
+            ``(B, T, D)`` inputs of the language model.
+
+        Raises:
+            ValueError: if places and visual tokens differ in number.
+        """
+        embeds = self.get_input_embeddings()(input_ids)
+        is_place = input_ids == self.config.image_token_id  # (B, T)
+        flat = image_features.reshape(-1, image_features.shape[-1])
+        if not torch.compiler.is_compiling() and (found := int(is_place.sum())) != flat.shape[0]:
+            raise ValueError(
+                f"{found} <IMG_CONTEXT> tokens but {flat.shape[0]} visual tokens; build prompt and "
+                "pixel_values from the same tiles"
+            )
+        mask = is_place.unsqueeze(-1).to(embeds.device)
+        return embeds.masked_scatter(mask, flat.to(embeds.device, embeds.dtype))
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_features: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Predict the next token at every position.
+
+        Args:
+            input_ids: ``(B, T)`` token ids, or ``None`` with ``inputs_embeds``.
+            pixel_values: ``(N, 3, tile, tile)`` tiles of all sequences in order, or ``None``.
+            image_features: ``(N, V, D)`` visual tokens computed before, instead of pixel_values.
+            inputs_embeds: ``(B, T, D)`` inputs with pictures already in place.
+            labels: ``(B, T)`` targets, -100 where there is none; the loss is transformers' own.
+            **kwargs: attention_mask, position_ids, past_key_values, logits_to_keep and whatever else
+                the language model takes.
+
+        Returns:
+            Logits ``(B, T, W)``, cache, and the loss if labels were given.
+
+        Raises:
+            ValueError: if not exactly one of input_ids and inputs_embeds is given, or places and
+                visual tokens differ in number.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("pass exactly one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            assert input_ids is not None
+            if image_features is None and pixel_values is not None:
+                image_features = self.get_image_features(pixel_values)
+            if image_features is None:
+                inputs_embeds = self.get_input_embeddings()(input_ids)
+            else:
+                inputs_embeds = self.embed_inputs(input_ids, image_features)
+        output: CausalLMOutputWithPast = self.language_model(
+            inputs_embeds=inputs_embeds, labels=labels, **kwargs
+        )
+        return output
+
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Pass pictures on in the first step only; later steps find them in the cache."""
+        pictures = {key: kwargs.pop(key, None) for key in ("pixel_values", "image_features")}
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(*args, **kwargs)
+        if kwargs.get("is_first_iteration") or not kwargs.get("use_cache", True):
+            inputs |= {key: value for key, value in pictures.items() if value is not None}
+        return inputs
+
+    @classmethod
+    def from_pretrained(cls, name: str | PathLike[str], *args: Any, **kwargs: Any) -> Self:
+        """Load a checkpoint of either released layout (see ``weights.load_model``)."""
+        from internvl35.model.weights import load_model
+
+        return load_model(cls, name, *args, **kwargs)
+
+    def save_pretrained(
+        self,
+        save_directory: str | PathLike[str],
+        *,
+        layout: Layout = "hf",
+        max_shard_size: str = "5GB",
+        **kwargs: Any,
+    ) -> None:
+        """Write the checkpoint in a released layout (see ``weights.save_checkpoint``)."""
+        from internvl35.model.weights import save_checkpoint
+
+        save_checkpoint(self, save_directory, layout=layout, max_shard_size=max_shard_size, **kwargs)
+
+
+AutoConfig.register("internvl_chat", InternVLChatConfig)
+AutoModel.register(InternVLChatConfig, VisionLanguageModel)
+AutoModelForCausalLM.register(InternVLChatConfig, VisionLanguageModel)
+AutoModelForImageTextToText.register(InternVLChatConfig, VisionLanguageModel)

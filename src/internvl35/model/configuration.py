@@ -1,0 +1,423 @@
+"""``config.json`` of both released layouts, read into and written from one configuration class.
+
+``InternVLChatConfig`` is what the network is built from; ``read_config`` and ``config_to_dict``
+translate the remote-code layout (``internvl_chat``) and the native one (``internvl``, the ``-HF``
+repositories). Tensor names are left to :mod:`internvl35.model.weights`. Paper section 2.1.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
+
+from transformers import GptOssConfig, InternVLVisionConfig, PreTrainedConfig, Qwen3Config, Qwen3MoeConfig
+
+from internvl35.config import LanguageShape, ModelPreset, TileSettings, VisionShape
+from internvl35.errors import ConfigError
+
+Layout = Literal["hf", "remote-code"]
+"""``hf``: the native ``-HF`` repositories; ``remote-code``: the repositories without suffix."""
+
+_TEXT_CONFIGS: dict[str, type[PreTrainedConfig]] = {
+    "qwen3": Qwen3Config,
+    "qwen3_moe": Qwen3MoeConfig,
+    "gpt_oss": GptOssConfig,
+}
+
+_ARCHITECTURE_FAMILIES = {
+    "Qwen3ForCausalLM": "qwen3",
+    "Qwen3MoeForCausalLM": "qwen3_moe",
+    "GptOssForCausalLM": "gpt_oss",
+}
+
+_FLASH_FIELDS = ("flash_mode", "flash_relative_threshold", "flash_absolute_threshold")
+
+_SHARED_FIELDS = (
+    "downsample_ratio", "select_layer", "ps_version", "template", "force_image_size",
+    "min_dynamic_patch", "max_dynamic_patch", "use_thumbnail", "dynamic_image_size",
+    "tie_word_embeddings", *_FLASH_FIELDS,
+)  # fmt: skip
+
+
+class InternVLChatConfig(PreTrainedConfig):
+    """Everything the network and its prompts need to know about a checkpoint.
+
+    Args:
+        vision_config: the tower, as ``InternVLVisionConfig`` or its dictionary.
+        text_config: the language model, as a transformers config or its dictionary with
+            ``model_type`` ``qwen3``, ``qwen3_moe`` or ``gpt_oss``.
+        image_token_id: id of ``<IMG_CONTEXT>``.
+        downsample_ratio: share of patches a side keeps when patches are merged; 0.5 folds 2x2.
+        select_layer: tower layer whose output is used; only -1, the last, is released and supported.
+        ps_version: ``v2``; ``v1`` (transposed merging of older models) is refused.
+        template: conversation template name.
+        force_image_size: side of a tile in pixels.
+        min_dynamic_patch: fewest tiles a picture is cut into.
+        max_dynamic_patch: most tiles a picture is cut into, thumbnail not counted.
+        use_thumbnail: whether several tiles are followed by one of the whole picture.
+        dynamic_image_size: ``False`` forces one tile a picture.
+        tie_word_embeddings: whether the output head is the embedding.
+        flash_mode: whether the checkpoint carries a visual resolution router.
+        flash_relative_threshold: quantile of router scores above which a tile may be compressed.
+        flash_absolute_threshold: router score from which on a tile may be compressed.
+        **kwargs: passed on to ``PreTrainedConfig``.
+
+    Raises:
+        ConfigError: for a language model family, merging version or layer choice that is not one of
+            InternVL3.5's.
+    """
+
+    model_type = "internvl_chat"
+    sub_configs: ClassVar[dict[str, type[PreTrainedConfig]]] = {
+        "vision_config": InternVLVisionConfig,
+        "text_config": PreTrainedConfig,
+    }
+
+    def __init__(
+        self,
+        vision_config: InternVLVisionConfig | Mapping[str, Any] | None = None,
+        text_config: PreTrainedConfig | Mapping[str, Any] | None = None,
+        *,
+        image_token_id: int = 151_671,
+        downsample_ratio: float = 0.5,
+        select_layer: int = -1,
+        ps_version: str = "v2",
+        template: str = "internvl2_5",
+        force_image_size: int | None = None,
+        min_dynamic_patch: int = 1,
+        max_dynamic_patch: int = 12,
+        use_thumbnail: bool = True,
+        dynamic_image_size: bool = True,
+        tie_word_embeddings: bool | None = None,
+        flash_mode: bool = False,
+        flash_relative_threshold: float | None = None,
+        flash_absolute_threshold: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Build the nested configs and check what this package cannot run."""
+        self.vision_config = _vision_config(vision_config)
+        self.text_config = _text_config(text_config)
+        if tie_word_embeddings is None:
+            tie_word_embeddings = bool(self.text_config.tie_word_embeddings)
+        self.text_config.tie_word_embeddings = tie_word_embeddings
+        self.image_token_id = image_token_id
+        self.downsample_ratio = downsample_ratio
+        self.select_layer = select_layer
+        self.ps_version = ps_version
+        self.template = template
+        self.force_image_size = force_image_size or self.vision_config.image_size[0]
+        self.min_dynamic_patch = min_dynamic_patch
+        self.max_dynamic_patch = max_dynamic_patch
+        self.use_thumbnail = use_thumbnail
+        self.dynamic_image_size = dynamic_image_size
+        self.flash_mode = flash_mode
+        self.flash_relative_threshold = flash_relative_threshold
+        self.flash_absolute_threshold = flash_absolute_threshold
+        if ps_version != "v2":
+            raise ConfigError(
+                f"ps_version is {ps_version!r}; only 'v2' is known (every InternVL3.5 checkpoint has "
+                "it); convert older checkpoints with the tools of their own release"
+            )
+        if select_layer != -1:
+            raise ConfigError(f"select_layer is {select_layer}; only -1, the last layer, is known")
+        super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
+        _ = self.merge_factor  # checks downsample_ratio against the grid
+
+    @property
+    def merge_factor(self) -> int:
+        """Patches per side that are folded into one visual token (2 in every released model)."""
+        factor = round(1 / self.downsample_ratio) if self.downsample_ratio > 0 else 0
+        if factor < 1 or abs(factor * self.downsample_ratio - 1) > 1e-6 or self.grid % factor:
+            raise ConfigError(
+                f"downsample_ratio is {self.downsample_ratio} for a grid of {self.grid} patches; needed: "
+                "one over a whole number that divides the grid"
+            )
+        return factor
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of a tile (G)."""
+        return int(self.force_image_size // self.vision_config.patch_size[0])
+
+    @property
+    def tokens_per_tile(self) -> int:
+        """Visual tokens a tile (V): 256 in every released model."""
+        return (self.grid // self.merge_factor) ** 2
+
+    @property
+    def tile_settings(self) -> TileSettings:
+        """How pictures are cut for this checkpoint."""
+        return TileSettings(
+            tile_size=self.force_image_size,
+            min_tiles=self.min_dynamic_patch if self.dynamic_image_size else 1,
+            max_tiles=self.max_dynamic_patch if self.dynamic_image_size else 1,
+            use_thumbnail=self.use_thumbnail,
+        )
+
+
+def _vision_config(given: InternVLVisionConfig | Mapping[str, Any] | None) -> InternVLVisionConfig:
+    if isinstance(given, InternVLVisionConfig):
+        return given
+    fields = {key: value for key, value in (given or {}).items() if key != "model_type"}
+    return InternVLVisionConfig(**fields)
+
+
+def _text_config(given: PreTrainedConfig | Mapping[str, Any] | None) -> PreTrainedConfig:
+    if isinstance(given, PreTrainedConfig):
+        if given.model_type not in _TEXT_CONFIGS:
+            raise ConfigError(_unknown_family(given.model_type))
+        return given
+    fields = dict(given or {"model_type": "qwen3"})
+    family = fields.pop("model_type", None)
+    if family not in _TEXT_CONFIGS:
+        architecture = (fields.get("architectures") or [None])[0]
+        family = _ARCHITECTURE_FAMILIES.get(str(architecture), family)
+    if family not in _TEXT_CONFIGS:
+        raise ConfigError(_unknown_family(family))
+    return _TEXT_CONFIGS[family](**fields)
+
+
+def _unknown_family(found: object) -> str:
+    return (
+        f"the language model is of type {found!r}; InternVL3.5 models use one of "
+        f"{', '.join(sorted(_TEXT_CONFIGS))}"
+    )
+
+
+def preset_config(preset: ModelPreset) -> InternVLChatConfig:
+    """Full configuration of a released size.
+
+    Args:
+        preset: one of :data:`internvl35.config.PRESETS`.
+
+    Returns:
+        A config from which the network of that size can be built; a checkpoint's own config.json
+        goes before it.
+    """
+    return InternVLChatConfig(
+        vision_config=vision_shape_to_dict(preset.vision),
+        text_config=language_shape_to_dict(preset.language),
+        image_token_id=preset.image_token_id,
+        template=preset.template,
+    )
+
+
+def vision_shape_to_dict(shape: VisionShape) -> dict[str, Any]:
+    """Spell a tower's sizes with the field names of transformers' ``InternVLVisionConfig``."""
+    return {
+        "hidden_size": shape.width,
+        "num_hidden_layers": shape.num_layers,
+        "num_attention_heads": shape.num_heads,
+        "intermediate_size": shape.mlp_width,
+        "norm_type": shape.norm,
+        "attention_bias": shape.has_qkv_bias,
+        "use_qk_norm": shape.has_qk_norm,
+        "image_size": [shape.tile_size, shape.tile_size],
+        "patch_size": [shape.patch_size, shape.patch_size],
+    }
+
+
+def language_shape_to_dict(shape: LanguageShape) -> dict[str, Any]:
+    """Spell a language model's sizes with the field names of its transformers config."""
+    fields: dict[str, Any] = {
+        "model_type": shape.family,
+        "hidden_size": shape.width,
+        "num_hidden_layers": shape.num_layers,
+        "num_attention_heads": shape.num_heads,
+        "num_key_value_heads": shape.num_kv_heads,
+        "head_dim": shape.head_width,
+        "vocab_size": shape.vocab_size,
+        "tie_word_embeddings": shape.is_tied,
+    }
+    if shape.family == "gpt_oss":
+        return fields | {
+            "intermediate_size": shape.mlp_width,
+            "num_local_experts": shape.num_experts,
+            "num_experts_per_tok": shape.num_active_experts,
+        }
+    fields |= {
+        "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 40_960,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0},
+    }
+    if shape.family == "qwen3_moe":
+        return fields | {
+            "intermediate_size": 3 * shape.width,
+            "moe_intermediate_size": shape.mlp_width,
+            "num_experts": shape.num_experts,
+            "num_experts_per_tok": shape.num_active_experts,
+            "norm_topk_prob": True,
+        }
+    return fields | {"intermediate_size": shape.mlp_width}
+
+
+def read_config(folder: Path) -> tuple[InternVLChatConfig, Layout]:
+    """Read a checkpoint's config.json, whichever of the two layouts it is in.
+
+    Args:
+        folder: the checkpoint.
+
+    Returns:
+        The configuration and the layout it was written in.
+
+    Raises:
+        ConfigError: if the file is missing, is not JSON, or describes another kind of model.
+    """
+    path = folder / "config.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{folder} holds no config.json; pass a checkpoint folder") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} holds a {type(data).__name__}; needed: a JSON object")
+    layout = _layout_of(data, path)
+    try:
+        return _config_from_dict(data, layout), layout
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{path} does not describe an InternVL3.5 model: {error}") from error
+    except Exception as error:  # noqa: BLE001 - huggingface_hub's strict dataclasses raise their own type
+        if "Validation" not in type(error).__name__:
+            raise
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _layout_of(data: Mapping[str, Any], path: Path) -> Layout:
+    model_type = data.get("model_type")
+    if model_type == "internvl_chat":
+        return "remote-code"
+    if model_type == "internvl":
+        return "hf"
+    raise ConfigError(
+        f"{path} has model_type {model_type!r}; needed: 'internvl_chat' (remote-code layout) or "
+        "'internvl' (the -HF layout)"
+    )
+
+
+def _config_from_dict(data: Mapping[str, Any], layout: Layout) -> InternVLChatConfig:
+    vision = data.get("vision_config")
+    text = data.get("llm_config" if layout == "remote-code" else "text_config")
+    for name, part in (("vision_config", vision), ("language model config", text)):
+        if not isinstance(part, dict):
+            raise ConfigError(f"{name} is {part!r}; needed: a JSON object")
+    vision, text = cast(dict[str, Any], vision), cast(dict[str, Any], text)
+    fields = {key: data[key] for key in _SHARED_FIELDS if data.get(key) is not None}
+    dtype = data.get("dtype") or data.get("torch_dtype")
+    if layout == "remote-code":
+        fields["vision_config"] = _tower_from_remote_code(vision)
+        fields.setdefault("template", "internvl2_5")
+    else:
+        fields["vision_config"] = {k: v for k, v in vision.items() if k != "architectures"}
+        fields["select_layer"] = data.get("vision_feature_layer", -1)
+        fields.setdefault("template", _default_template(text))
+    if "tie_word_embeddings" not in fields:
+        # transformers' InternVLConfig defaults to tied; every released size is untied
+        fields["tie_word_embeddings"] = bool(text.get("tie_word_embeddings", False))
+    fields["text_config"] = text
+    fields["image_token_id"] = data.get("image_token_id") or _default_image_token(text)
+    return InternVLChatConfig(**fields, **({"dtype": dtype} if dtype else {}))
+
+
+def _default_template(text: Mapping[str, Any]) -> str:
+    return "internvl3_5_gpt_oss" if text.get("model_type") == "gpt_oss" else "internvl2_5"
+
+
+def _default_image_token(text: Mapping[str, Any]) -> int:
+    # the remote-code layout leaves the id to the tokenizer; these are the released tokenizers' ids
+    is_gpt_oss = "gpt_oss" in str(text.get("model_type")) or "GptOss" in str(text.get("architectures"))
+    return 200_021 if is_gpt_oss else 151_671
+
+
+def _tower_from_remote_code(vision: Mapping[str, Any]) -> dict[str, Any]:
+    renamed = {"qkv_bias": "attention_bias", "qk_normalization": "use_qk_norm",
+               "initializer_factor": "layer_scale_init_value", "dropout": "hidden_dropout_prob"}  # fmt: skip
+    known = (
+        "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "norm_type",
+        "image_size", "patch_size", "num_channels", "hidden_act", "layer_norm_eps",
+        "attention_dropout", "initializer_range",
+    )  # fmt: skip
+    fields = {key: vision[key] for key in known if key in vision}
+    fields |= {new: vision[old] for old, new in renamed.items() if old in vision}
+    for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
+        if key not in fields:  # the class defaults describe an older tower, so none is taken
+            raise ConfigError(f"vision_config lacks {key!r}")
+    fields.setdefault("norm_type", "rms_norm")
+    fields.setdefault("attention_bias", False)
+    fields.setdefault("use_qk_norm", True)
+    return fields
+
+
+def config_to_dict(config: InternVLChatConfig, layout: Layout) -> dict[str, Any]:
+    """Spell a configuration as the config.json of a layout.
+
+    Args:
+        config: the configuration.
+        layout: which released layout to write.
+
+    Returns:
+        A JSON-ready dictionary that other software of that layout reads.
+    """
+    text = config.text_config.to_dict()
+    shared = {
+        key: getattr(config, key)
+        for key in _SHARED_FIELDS
+        if key not in _FLASH_FIELDS or config.flash_mode
+    }
+    dtype = str(config.dtype).removeprefix("torch.") if config.dtype is not None else None
+    common = shared | {"image_token_id": config.image_token_id}
+    if dtype is not None:
+        common["dtype"] = dtype
+    if layout == "hf":
+        return common | {
+            "architectures": ["InternVLForConditionalGeneration"],
+            "model_type": "internvl",
+            "image_seq_length": config.tokens_per_tile,
+            "projector_hidden_act": "gelu",
+            "vision_feature_layer": config.select_layer,
+            "vision_feature_select_strategy": "default",
+            "text_config": text,
+            "vision_config": config.vision_config.to_dict(),
+        }
+    return common | {
+        "architectures": ["InternVLChatModel"],
+        "model_type": "internvl_chat",
+        "use_backbone_lora": 0,
+        "use_llm_lora": 0,
+        "llm_config": text | {"architectures": [_architecture(text["model_type"])]},
+        "vision_config": _tower_to_remote_code(config),
+    }
+
+
+def _architecture(family: str) -> str:
+    return next(name for name, known in _ARCHITECTURE_FAMILIES.items() if known == family)
+
+
+def _tower_to_remote_code(config: InternVLChatConfig) -> dict[str, Any]:
+    tower = config.vision_config
+    return {
+        "architectures": ["InternVisionModel"],
+        "model_type": "intern_vit_6b",
+        "hidden_size": tower.hidden_size,
+        "num_hidden_layers": tower.num_hidden_layers,
+        "num_attention_heads": tower.num_attention_heads,
+        "intermediate_size": tower.intermediate_size,
+        "norm_type": tower.norm_type,
+        "qkv_bias": tower.attention_bias,
+        "qk_normalization": tower.use_qk_norm,
+        "image_size": tower.image_size[0],
+        "patch_size": tower.patch_size[0],
+        "num_channels": tower.num_channels,
+        "hidden_act": tower.hidden_act,
+        "layer_norm_eps": tower.layer_norm_eps,
+        "initializer_factor": tower.layer_scale_init_value,
+        "initializer_range": tower.initializer_range,
+        "dropout": tower.hidden_dropout_prob,
+        "attention_dropout": tower.attention_dropout,
+        "drop_path_rate": 0.0,
+        "use_flash_attn": False,
+    }
