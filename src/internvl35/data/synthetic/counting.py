@@ -1,0 +1,106 @@
+"""Counting coloured shapes: all of them, those of a colour, of a shape, or of both.
+
+Drawing the shapes is left to :mod:`internvl35.data.synthetic.scene`. No counterpart in the paper.
+"""
+
+from __future__ import annotations
+
+import random
+
+from internvl35.data.synthetic.scene import (
+    COLOURS,
+    SHAPES,
+    Box,
+    Canvas,
+    Drawing,
+    Thing,
+    Turn,
+    choose_canvas,
+    draw_things,
+    is_hard,
+    mark_things,
+    place_boxes,
+)
+from internvl35.scoring import extract_number
+
+WORDINGS = (
+    "How many {things} are there?",
+    "How many {things} can you see?",
+    "How many {things} are in the picture?",
+    "How many {things} does the picture show?",
+    "How many {things} do you count?",
+    "How many {things}?",
+    "Count the {things}.",
+    "Please count the {things}.",
+    "Count the {things} in this image.",
+    "What is the number of {things}?",
+    "Give the number of {things}.",
+    "Tell me how many {things} there are.",
+    "In this picture, how many {things} are there?",
+)
+"""Ways to ask for a number; ``{things}`` is a plural."""
+
+_NOUNS = ("shapes", "shapes", "objects", "things")
+
+
+def _make_things(rng: random.Random, boxes: list[Box]) -> list[Thing]:
+    # Few colours and shapes a picture, or the number of red circles would nearly always be 0 or 1.
+    colours = rng.sample(list(COLOURS), rng.choice((1, 2, 2, 3, 3)))
+    shapes = rng.sample(SHAPES, rng.choice((1, 2, 2, 3)))
+    return [Thing(rng.choice(colours), rng.choice(shapes), box) for box in boxes]
+
+
+def _place(rng: random.Random, num: int, level: float) -> tuple[Canvas, list[Box]]:
+    canvas = choose_canvas(rng, level)
+    while True:
+        smallest = 13 * max(canvas.shrink)
+        largest = max(smallest, 0.30 * min(canvas.width, canvas.height))
+        boxes = place_boxes(rng, canvas, num, (smallest, largest))
+        if boxes is not None:
+            return canvas, boxes
+        canvas = Canvas(rng.randint(112, 150), rng.randint(112, 150))
+
+
+def _ask(rng: random.Random, things: list[Thing], is_zero: bool) -> list[Turn]:
+    colours = sorted({thing.colour for thing in things})
+    shapes = sorted({thing.shape for thing in things})
+    if is_zero:
+        colours = [colour for colour in COLOURS if colour not in colours]
+        shapes = [shape for shape in SHAPES if shape not in shapes]
+    noun = rng.choice(_NOUNS)
+    colour, shape = rng.choice(colours), rng.choice(shapes)
+    by_colour = sum(thing.colour == colour for thing in things)
+    by_shape = sum(thing.shape == shape for thing in things)
+    by_both = sum(thing.colour == colour and thing.shape == shape for thing in things)
+    asked = [(f"{colour} {noun}", by_colour), (f"{shape}s", by_shape)]
+    if not is_zero:
+        asked.append((noun, len(things)))
+    if by_both or is_zero:
+        asked.append((f"{colour} {shape}s", by_both))
+    wordings = rng.sample(WORDINGS, len(asked))
+    rng.shuffle(asked)
+    return [
+        Turn(wording.format(things=plural), str(count))
+        for wording, (plural, count) in zip(wordings, asked, strict=True)
+    ]
+
+
+class Counting:
+    """One to seven shapes; the answer is a number in digits."""
+
+    name = "counting"
+
+    def draw(self, rng: random.Random, level: float) -> Drawing:
+        """Draw shapes that do not overlap; a higher level has more of them."""
+        num = rng.randint(1, 7 if is_hard(rng, level) else 3)
+        canvas, boxes = _place(rng, num, level)
+        things = _make_things(rng, boxes)
+        turns = _ask(rng, things, is_zero=False)[: rng.randint(1, 3)]
+        if rng.random() < 0.06:
+            turns[rng.randrange(len(turns))] = _ask(rng, things, is_zero=True)[0]
+        image = draw_things(rng, canvas, things, level)
+        return Drawing(self.name, image, tuple(turns), mark_things(things))
+
+    def is_right(self, expected: str, answer: str) -> bool:
+        """Whether the answer states the expected number and no other."""
+        return extract_number(answer) == float(expected)

@@ -1,0 +1,277 @@
+"""What drawn tasks share: the words they are described in, picture sizes, colours and shapes.
+
+Questions and answers are left to the families. The embedded checkpoint learns from these pictures;
+they have no counterpart in the paper.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from PIL import Image, ImageDraw
+
+Colour = tuple[int, int, int]
+Box = tuple[float, float, float, float]
+
+GLYPHS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+"""Characters that are printed."""
+
+COLOURS: dict[str, Colour] = {
+    "red": (214, 38, 38),
+    "orange": (247, 136, 24),
+    "yellow": (244, 218, 40),
+    "green": (34, 150, 62),
+    "blue": (38, 84, 214),
+    "purple": (124, 44, 164),
+    "pink": (248, 134, 190),
+}
+"""Colours that have a name here, each with the middle of the range that is drawn."""
+
+SHAPES = ("circle", "square", "triangle", "star", "diamond")
+"""Shapes that have a name here."""
+
+MARK_LABELS: tuple[str, ...] = (
+    *(f"glyph:{glyph}" for glyph in GLYPHS),
+    *(f"colour:{colour}" for colour in COLOURS),
+    *(f"shape:{shape}" for shape in SHAPES),
+)
+"""Every label a mark can carry; the order is fixed, as trained heads depend on it."""
+
+TILE_SIZE = 112
+"""Side in pixels of the tile that pictures are made to stay legible in."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What stands where in a picture, for dense auxiliary labels."""
+
+    label: str
+    """One of ``MARK_LABELS``."""
+    box: Box
+    """Left, top, right, bottom in pixels of the picture; right and bottom are exclusive."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question and its answer."""
+
+    question: str
+    """What is asked, without any mark for the picture."""
+    answer: str
+    """The right answer, as a model should write it."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A picture with what is asked about it."""
+
+    family: str
+    """Name of the family that drew it."""
+    image: Image.Image | None
+    """RGB picture; None for pure text."""
+    turns: tuple[Turn, ...]
+    """One to three questions; evaluation asks the first."""
+    marks: tuple[Mark, ...]
+    """What stands where; an object has one mark for its colour and one for its shape."""
+
+
+class Family(Protocol):
+    """A kind of task: draws a picture, asks about it, and scores an answer."""
+
+    name: str
+    """Key of the family in ``FAMILIES``."""
+
+    def draw(self, rng: random.Random, level: float) -> Drawing:
+        """Draw one picture and its questions.
+
+        Args:
+            rng: the only source of chance.
+            level: 0 for the easiest pictures to 1 for those of the test.
+        """
+
+    def is_right(self, expected: str, answer: str) -> bool:
+        """Whether an answer counts as the expected one."""
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Size of a picture to be drawn, with the grid of tiles it is made for."""
+
+    width: int
+    """Pixels."""
+    height: int
+    """Pixels."""
+    columns: int = 1
+    """Tiles side by side."""
+    rows: int = 1
+    """Tiles above each other."""
+
+    @property
+    def shrink(self) -> tuple[float, float]:
+        """Pixels of the picture that one pixel of a thumbnail covers, across and down."""
+        return self.width / TILE_SIZE, self.height / TILE_SIZE
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A coloured shape at a place."""
+
+    colour: str
+    """Key of ``COLOURS``."""
+    shape: str
+    """One of ``SHAPES``."""
+    box: Box
+    """Square that the shape is drawn in."""
+
+
+_GRIDS = ((2, 1), (3, 1), (4, 1), (1, 2), (2, 2))
+_GRID_WEIGHTS = (9, 6, 4, 9, 12)
+
+
+def is_hard(rng: random.Random, level: float) -> bool:
+    """Whether one aspect of a picture comes from the test distribution; always so at level 1."""
+    return rng.random() < level
+
+
+def choose_canvas(rng: random.Random, level: float) -> Canvas:
+    """Choose the size of a picture: six in ten fill one tile, the others several.
+
+    Args:
+        rng: source of chance.
+        level: 0 gives pictures of exactly one tile, 1 the full mix.
+
+    Returns:
+        Single pictures of 96 to 150 pixels a side, large squares of 160 to 260, and long pictures
+        whose sides are in a ratio near 2, 3 or 4.
+    """
+    if not is_hard(rng, level):
+        return Canvas(TILE_SIZE, TILE_SIZE)
+    if rng.random() < 0.6:
+        width = rng.randint(96, 150)
+        return Canvas(width, min(150, max(96, round(width * rng.uniform(0.82, 1.22)))))
+    columns, rows = rng.choices(_GRIDS, _GRID_WEIGHTS)[0]
+    if columns == rows:
+        width = rng.randint(160, 260)
+        height = min(260, max(160, round(width * rng.uniform(0.88, 1.13))))
+        return Canvas(width, height, columns, rows)
+    side = rng.randint(88, 124)
+    stretch = rng.uniform(0.92, 1.08)
+    return Canvas(round(columns * side * stretch), round(rows * side), columns, rows)
+
+
+def choose_background(rng: random.Random, level: float) -> Colour:
+    """A plain background that no named colour is lost on: light or dark, hardly coloured."""
+    if not is_hard(rng, level):
+        return (255, 255, 255)
+    grey = rng.randint(226, 255) if rng.random() < 0.6 else rng.randint(0, 40)
+    red, green, blue = (min(255, max(0, grey + rng.randint(-8, 8))) for _ in range(3))
+    return red, green, blue
+
+
+def vary_colour(rng: random.Random, name: str, level: float) -> Colour:
+    """A colour that still deserves its name."""
+    spread = round(14 * level)
+    red, green, blue = (
+        min(255, max(0, part + rng.randint(-spread, spread))) for part in COLOURS[name]
+    )
+    return red, green, blue
+
+
+def place_boxes(
+    rng: random.Random, canvas: Canvas, num: int, sides: tuple[float, float]
+) -> list[Box] | None:
+    """Find places for squares that neither touch each other nor the rim.
+
+    Args:
+        rng: source of chance.
+        canvas: the picture.
+        num: squares to place.
+        sides: shortest and longest side of a square in pixels.
+
+    Returns:
+        ``num`` squares, or None if chance did not find room for all.
+    """
+    gap_x, gap_y = (max(2.0, 2 * shrink) for shrink in canvas.shrink)
+    boxes: list[Box] = []
+    for _ in range(12 * num):
+        side = round(rng.uniform(*sides))
+        if side + 4 > canvas.width or side + 4 > canvas.height:
+            return None
+        left = rng.randint(2, canvas.width - side - 2)
+        top = rng.randint(2, canvas.height - side - 2)
+        right, bottom = left + side, top + side
+        if all(
+            left - gap_x >= other[2]
+            or right + gap_x <= other[0]
+            or top - gap_y >= other[3]
+            or bottom + gap_y <= other[1]
+            for other in boxes
+        ):
+            boxes.append((left, top, right, bottom))
+            if len(boxes) == num:
+                return boxes
+    return None
+
+
+_STAR = tuple(
+    (math.sin(math.pi * step / 5) * radius, -math.cos(math.pi * step / 5) * radius)
+    for step, radius in enumerate((1.0, 0.42) * 5)
+)
+_OUTLINES: dict[str, tuple[tuple[float, float], ...]] = {
+    "square": ((-0.84, -0.84), (0.84, -0.84), (0.84, 0.84), (-0.84, 0.84)),
+    "triangle": ((0.0, -0.92), (1.0, 0.86), (-1.0, 0.86)),
+    "diamond": ((0.0, -1.0), (0.8, 0.0), (0.0, 1.0), (-0.8, 0.0)),
+    "star": _STAR,
+}
+_SCALE = 2
+
+
+def draw_things(
+    rng: random.Random, canvas: Canvas, things: Sequence[Thing], level: float
+) -> Image.Image:
+    """Draw coloured shapes on a plain background.
+
+    Args:
+        rng: source of chance for background and shades.
+        canvas: size of the picture.
+        things: what to draw where.
+        level: 0 for plain colours on white to 1 for the full range.
+
+    Returns:
+        RGB picture of the canvas' size, edges smoothed.
+    """
+    size = (canvas.width * _SCALE, canvas.height * _SCALE)
+    image = Image.new("RGB", size, choose_background(rng, level))
+    pen = ImageDraw.Draw(image)
+    for thing in things:
+        left, top, right, bottom = (_SCALE * edge for edge in thing.box)
+        fill = vary_colour(rng, thing.colour, level)
+        if thing.shape == "circle":
+            pen.ellipse((left, top, right - 1, bottom - 1), fill=fill)
+            continue
+        middle_x, middle_y, radius = (
+            (left + right - 1) / 2,
+            (top + bottom - 1) / 2,
+            (right - left - 1) / 2,
+        )
+        pen.polygon(
+            [(middle_x + x * radius, middle_y + y * radius) for x, y in _OUTLINES[thing.shape]],
+            fill=fill,
+        )
+    return image.reduce(_SCALE)
+
+
+def mark_things(things: Sequence[Thing]) -> tuple[Mark, ...]:
+    """Two marks a thing: its colour and its shape."""
+    return tuple(
+        mark
+        for thing in things
+        for mark in (
+            Mark(f"colour:{thing.colour}", thing.box),
+            Mark(f"shape:{thing.shape}", thing.box),
+        )
+    )
