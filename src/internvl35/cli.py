@@ -1,0 +1,103 @@
+"""The entry point ``internvl35``: puts the commands together, turns every ending into an exit code.
+
+What a command does is left to :mod:`internvl35.commands`. Exit codes: 0 done, 1 a fault of this
+package, 2 a mistake that the user can put right, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from internvl35.commands import models
+from internvl35.errors import InternVLError
+
+DEBUG_FLAG = "--debug"
+"""Shows the trace of an error; accepted in front of a command and behind it."""
+
+app = typer.Typer(
+    name="internvl35",
+    help="InternVL3.5: chat about pictures and videos, and look after the checkpoints.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("models")(models.list_models)
+
+
+def _print_version(is_asked: bool) -> None:
+    if not is_asked:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    def find(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return "not installed"
+
+    python = ".".join(str(part) for part in sys.version_info[:3])
+    others = ", ".join(f"{package} {find(package)}" for package in ("torch", "transformers"))
+    typer.echo(f"internvl35 {find('internvl35')} (Python {python}, {others})")
+    raise typer.Exit
+
+
+@app.callback()
+def _accept_global_options(
+    debug: Annotated[
+        bool, typer.Option(DEBUG_FLAG, help="Show the whole trace of an error.")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print versions and leave."
+        ),
+    ] = False,
+) -> None:
+    """Declare the global options; :func:`main` takes ``--debug`` out before it comes here."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit.
+
+    Args:
+        arguments: what follows the program's name; the process's own where None.
+
+    Raises:
+        SystemExit: always, with the exit code.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    given, is_debug = _take_debug_flag(given)
+    try:
+        app(given, prog_name="internvl35")
+    except InternVLError as error:
+        if is_debug:
+            raise
+        _fail(error, code=2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:  # the process boundary
+        if is_debug:
+            raise
+        _fail(error, code=1, hint=f" (unexpected; run it again with {DEBUG_FLAG} to see where)")
+
+
+def _take_debug_flag(arguments: list[str]) -> tuple[list[str], bool]:
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    kept = [item for item in arguments[:end] if item != DEBUG_FLAG]
+    return kept + arguments[end:], len(kept) < end
+
+
+def _fail(error: Exception, code: int, hint: str = "") -> None:
+    text = " ".join(str(error).split())
+    typer.echo(f"{type(error).__name__}: {text}{hint}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
