@@ -7,7 +7,7 @@ Opening pictures and videos is left to :mod:`internvl35.data.images` and
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from internvl35.errors import MediaError
 
 if TYPE_CHECKING:  # grids and counts are needed where torch is not: gateways, data tools, --help
     from torch import Tensor
+
+Resizer: TypeAlias = Literal["pillow", "torch"]
+"""Which library resizes pictures."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Mean of red, green and blue that the tower was trained with, in units of full scale."""
@@ -168,18 +171,61 @@ def normalize_tiles(tiles: list[Image.Image]) -> Tensor:
     Raises:
         ValueError: if there are no tiles, or they differ in size, or one is not in mode RGB.
     """
-    import torch
-
     if not tiles:
         raise ValueError("no tiles to normalize; needed: at least one")
     kinds = {(tile.mode, tile.size) for tile in tiles}
     if len(kinds) > 1 or tiles[0].mode != "RGB":
         raise ValueError(f"tiles have modes and sizes {sorted(kinds)}; needed: RGB and one size")
-    width, height = tiles[0].size
+    levels = np.stack([np.asarray(tile) for tile in tiles])
+    return _normalize_levels(levels.transpose(0, 3, 1, 2))
+
+
+def make_pixel_values(
+    image: Image.Image, settings: TileSettings, resizer: Resizer = "pillow"
+) -> Tensor:
+    """Cut a picture into tiles and normalize them.
+
+    Args:
+        image: in mode RGB.
+        settings: how pictures are cut.
+        resizer: ``pillow`` gives the results of :func:`cut_tiles` and :func:`normalize_tiles`.
+            ``torch`` resizes by torch's bicubic filter on uint8: several times faster, and off
+            by at most 2 of 255 levels in under 1 % of the values.
+
+    Returns:
+        Pixel values ``(N, 3, tile, tile)``, float32, thumbnail last.
+
+    Raises:
+        MediaError: if the picture has no pixels.
+        ValueError: if the picture is not in mode RGB.
+    """
+    if resizer == "pillow":
+        return normalize_tiles(cut_tiles(image, settings))
+    import torch
+    from torch.nn.functional import interpolate
+
+    if image.mode != "RGB":
+        raise ValueError(f"the picture is in mode {image.mode}; needed: RGB")
+    side = settings.tile_size
+    columns, rows = choose_grid(*image.size, settings)
+    picture = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # (1, 3, height, width)
+    canvas = interpolate(picture, (rows * side, columns * side), mode="bicubic", antialias=True)
+    blocks = canvas.reshape(3, rows, side, columns, side).permute(1, 3, 0, 2, 4)
+    tiles = blocks.reshape(rows * columns, 3, side, side)
+    if settings.use_thumbnail and rows * columns > 1:
+        thumbnail = interpolate(picture, (side, side), mode="bicubic", antialias=True)
+        tiles = torch.cat([tiles, thumbnail])
+    return _normalize_levels(tiles.numpy())
+
+
+def _normalize_levels(levels: NDArray[np.uint8]) -> Tensor:
+    """Look up the pixel values of levels ``(N, 3, tile, tile)``."""
+    import torch
+
     table = _pixel_table()
-    values = np.empty((len(tiles), 3, height, width), dtype=np.float32)
-    for index, tile in enumerate(tiles):
-        levels = np.asarray(tile)  # (height, width, 3), uint8
+    values = np.empty(levels.shape, dtype=np.float32)
+    for index in range(len(levels)):
         for channel in range(3):
-            np.take(table[channel], levels[:, :, channel], out=values[index, channel], mode="clip")
+            row, out = table[channel], values[index, channel]
+            np.take(row, levels[index, channel], out=out, mode="clip")  # others than clip buffer
     return torch.from_numpy(values)
