@@ -15,7 +15,7 @@ _NUMBER_WORDS = (
 )
 _VALUES = {word: str(value) for value, word in enumerate(_NUMBER_WORDS.split())}
 _ARTICLES = frozenset({"a", "an", "the"})
-_NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\w])")
+_NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?!\w|\.\d)")
 
 
 def normalize_answer(text: str) -> str:
@@ -32,7 +32,8 @@ def normalize_answer(text: str) -> str:
         The answer to compare; two answers that mean the same by these rules are equal strings.
     """
     words = text.strip().rstrip(".").lower().split()
-    return " ".join(_VALUES.get(word, word) for word in words if word not in _ARTICLES)
+    words = [word for word in words if word not in _ARTICLES] or words
+    return " ".join(_VALUES.get(word, word) for word in words)
 
 
 def exact_match(expected: str, answer: str, *, is_literal: bool = False) -> bool:

@@ -16,6 +16,7 @@ from internvl35.data.synthetic.reading import Reading, draw_page
 from internvl35.data.synthetic.scene import MARK_LABELS, Drawing, Family, Mark, Turn
 from internvl35.data.synthetic.shapes import Shapes
 from internvl35.data.synthetic.sheet import contact_sheet
+from internvl35.errors import DataError
 
 __all__ = [
     "FAMILIES",
@@ -49,5 +50,12 @@ def draw(family: str, split: Split, index: int, level: float = 1.0) -> Drawing:
 
     Returns:
         Picture, questions and marks.
+
+    Raises:
+        DataError: if the family is unknown or the level is outside 0 to 1.
     """
+    if family not in FAMILIES:
+        raise DataError(f"family {family!r} is unknown; there are {', '.join(FAMILIES)}")
+    if not 0 <= level <= 1:
+        raise DataError(f"level is {level}; it must be from 0 to 1")
     return FAMILIES[family].draw(random.Random(f"{split}/{family}/{index}"), level)

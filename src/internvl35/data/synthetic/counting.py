@@ -16,6 +16,7 @@ from internvl35.data.synthetic.scene import (
     Thing,
     Turn,
     choose_canvas,
+    choose_tile_canvas,
     draw_things,
     is_hard,
     mark_things,
@@ -40,6 +41,8 @@ WORDINGS = (
 )
 """Ways to ask for a number; ``{things}`` is a plural."""
 
+_NUM_WEIGHTS = (8, 9, 12, 14, 17, 20, 24)  # of 1 to 7 shapes; also makes small subsets rarer
+_LEAST_SIDES = (13, 10)  # pixels of a thumbnail; the second for many shapes in a long picture
 _NOUNS = ("shapes", "shapes", "objects", "things")
 
 
@@ -53,17 +56,19 @@ def _make_things(rng: random.Random, boxes: list[Box]) -> list[Thing]:
 def _place(rng: random.Random, num: int, level: float) -> tuple[Canvas, list[Box]]:
     canvas = choose_canvas(rng, level)
     while True:
-        smallest = 13 * max(canvas.shrink)
-        largest = max(smallest, 0.30 * min(canvas.width, canvas.height))
-        boxes = place_boxes(rng, canvas, num, (smallest, largest))
-        if boxes is not None:
-            return canvas, boxes
-        canvas = Canvas(rng.randint(112, 150), rng.randint(112, 150))
+        for least in _LEAST_SIDES:
+            smallest = least * max(canvas.shrink)
+            largest = max(smallest, 0.30 * min(canvas.width, canvas.height))
+            boxes = place_boxes(rng, canvas, num, (smallest, largest))
+            if boxes is not None:
+                return canvas, boxes
+        canvas = choose_tile_canvas(rng)
 
 
 def _ask(rng: random.Random, things: list[Thing], is_zero: bool) -> list[Turn]:
-    colours = sorted({thing.colour for thing in things})
-    shapes = sorted({thing.shape for thing in things})
+    # A colour is asked for as often as things have it, or nearly every answer would be 1 or 2.
+    colours = [thing.colour for thing in things]
+    shapes = [thing.shape for thing in things]
     if is_zero:
         colours = [colour for colour in COLOURS if colour not in colours]
         shapes = [shape for shape in SHAPES if shape not in shapes]
@@ -92,7 +97,10 @@ class Counting:
 
     def draw(self, rng: random.Random, level: float) -> Drawing:
         """Draw shapes that do not overlap; a higher level has more of them."""
-        num = rng.randint(1, 7 if is_hard(rng, level) else 3)
+        if is_hard(rng, level):
+            num = rng.choices(range(1, 8), _NUM_WEIGHTS)[0]
+        else:
+            num = rng.randint(1, 3)
         canvas, boxes = _place(rng, num, level)
         things = _make_things(rng, boxes)
         turns = _ask(rng, things, is_zero=False)[: rng.randint(1, 3)]

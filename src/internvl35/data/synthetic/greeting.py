@@ -10,7 +10,7 @@ import random
 from internvl35.data.synthetic.scene import Drawing, Turn
 from internvl35.scoring import exact_match
 
-_TOPICS: tuple[tuple[str, tuple[str, ...]], ...] = (
+TOPICS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "Hello! Show me a picture and ask a question about it.",
         ("Hello", "Hello!", "Hi", "Hi!", "Hello there.", "Good morning", "Good day!", "Hey",
@@ -40,6 +40,7 @@ _TOPICS: tuple[tuple[str, tuple[str, ...]], ...] = (
          "Thanks a lot.", "Many thanks!", "Great, thank you."),
     ),
 )  # fmt: skip
+"""Each answer with the questions it belongs to."""
 
 
 class Greeting:
@@ -49,7 +50,7 @@ class Greeting:
 
     def draw(self, rng: random.Random, level: float) -> Drawing:
         """Choose one to three topics; ``level`` changes nothing here."""
-        topics = rng.sample(_TOPICS, rng.choice((1, 1, 1, 2, 2, 3)))
+        topics = rng.sample(TOPICS, rng.choice((1, 1, 1, 2, 2, 3)))
         turns = tuple(Turn(rng.choice(questions), answer) for answer, questions in topics)
         return Drawing(self.name, None, turns, ())
 

@@ -23,6 +23,7 @@ from internvl35.data.synthetic.scene import (
     Mark,
     Turn,
     choose_canvas,
+    choose_tile_canvas,
     is_hard,
 )
 from internvl35.data.synthetic.words import WORDS
@@ -120,7 +121,7 @@ MIN_ADVANCE = 7.0
 
 _CAP_HEIGHTS = (14.0, 40.0)
 _LENGTHS, _LENGTH_WEIGHTS = (1, 2, 3, 4, 5, 6), (12, 22, 29, 28, 6, 3)
-_ALIKE = frozenset("O0I1")
+_ALIKE = frozenset("O0")
 _CONSONANTS, _VOWELS = "BCDFGHJKLMNPRSTVWZ", "AEIOU"
 _WORDS_BY_LENGTH = {
     length: tuple(word for word in WORDS if len(word) == length) for length in (2, 3, 4, 5, 6)
@@ -146,9 +147,14 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
 def _glyph(name: str, size: int, glyph: str) -> _Glyph:
     font = _font(name, size)
     left, top, right, bottom = (round(edge) for edge in font.getbbox(glyph, anchor="ls"))
-    mask = Image.new("L", (right - left, bottom - top))
+    # Pillow counts the advance into the box and may leave ink out of it, so draw with room to spare
+    # and keep what has ink.
+    left, top = left - size, top - size
+    mask = Image.new("L", (right + size - left, bottom + size - top))
     ImageDraw.Draw(mask).text((-left, -top), glyph, fill=255, font=font, anchor="ls")
-    return _Glyph(mask, left, top, round(font.getlength(glyph)))
+    inked = mask.getbbox()
+    assert inked is not None, f"{name} prints nothing for {glyph}"
+    return _Glyph(mask.crop(inked), left + inked[0], top + inked[1], round(font.getlength(glyph)))
 
 
 @lru_cache(maxsize=64)
@@ -179,7 +185,7 @@ def _choose_text(rng: random.Random, level: float) -> str:
         length = rng.choices(_LENGTHS, _LENGTH_WEIGHTS)[0]
     while True:
         text = _draw_text(rng, length)
-        # Alone, O cannot be told from 0, nor I from 1 in every font.
+        # With nothing else beside it, O cannot be told from 0 in every font.
         if not _ALIKE.issuperset(text):
             return text
 
@@ -245,7 +251,7 @@ def _choose_size(rng: random.Random, text: str, level: float) -> tuple[Canvas, s
             else:
                 size = rng.uniform(0.4 * low + 0.6 * high, high)
             return canvas, font, round(size)
-        canvas = Canvas(rng.randint(112, 150), rng.randint(96, 130))
+        canvas = choose_tile_canvas(rng)
 
 
 def _ask(rng: random.Random, text: str) -> tuple[Turn, ...]:
@@ -279,17 +285,19 @@ class Reading:
         ink, paper = _choose_inks(rng, level)
         glyphs = [_glyph(font, size, glyph) for glyph in text]
         width = sum(glyph.advance for glyph in glyphs)
-        height = round(_cap_share(font) * size)
-        room_x, room_y = canvas.width - width, canvas.height - height
+        above = max(-glyph.top for glyph in glyphs)
+        below = max(glyph.top + glyph.mask.height for glyph in glyphs)
+        room_x, room_y = canvas.width - width, canvas.height - above - below
         if is_hard(rng, level):
-            left, top = rng.randint(3, max(3, room_x - 3)), rng.randint(3, max(3, room_y - 3))
+            left, top = rng.randint(3, max(3, room_x - 3)), rng.randint(2, max(2, room_y - 2))
         else:
             left, top = room_x // 2, room_y // 2
+        base = top + above
         image = Image.new("RGB", (canvas.width, canvas.height), paper)
         marks: list[Mark] = []
         for letter, glyph in zip(text, glyphs, strict=True):
-            _paste(image, glyph, left, top + height, ink)
-            marks.append(Mark(f"glyph:{letter}", _box(glyph, left, top + height)))
+            _paste(image, glyph, left, base, ink)
+            marks.append(Mark(f"glyph:{letter}", _box(glyph, left, base)))
             left += glyph.advance
         return Drawing(self.name, image, _ask(rng, text), tuple(marks))
 
@@ -314,12 +322,13 @@ def draw_page(rng: random.Random, level: float) -> Drawing:
     ink, paper = _choose_inks(rng, level)
     image = Image.new("RGB", (TILE_SIZE, TILE_SIZE), paper)
     marks: list[Mark] = []
-    base = round(cap_height) + rng.randint(1, 8)
-    while base < TILE_SIZE - 2:
+    base = round(cap_height) + rng.randint(3, 9)  # round letters rise above the others
+    while base + 0.36 * cap_height < TILE_SIZE:  # room for the longest tail, that of a Q
         left = rng.randint(1, 8)
         while True:
             letter = rng.choice(GLYPHS)
             glyph = _glyph(font, size, letter)
+            left = max(left, -glyph.left)
             if left + max(glyph.advance, glyph.left + glyph.mask.width) > TILE_SIZE - 1:
                 break
             _paste(image, glyph, left, base, ink)

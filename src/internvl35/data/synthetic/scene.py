@@ -151,8 +151,7 @@ def choose_canvas(rng: random.Random, level: float) -> Canvas:
     if not is_hard(rng, level):
         return Canvas(TILE_SIZE, TILE_SIZE)
     if rng.random() < 0.6:
-        width = rng.randint(96, 150)
-        return Canvas(width, min(150, max(96, round(width * rng.uniform(0.82, 1.22)))))
+        return choose_tile_canvas(rng)
     columns, rows = rng.choices(_GRIDS, _GRID_WEIGHTS)[0]
     if columns == rows:
         width = rng.randint(160, 260)
@@ -161,6 +160,12 @@ def choose_canvas(rng: random.Random, level: float) -> Canvas:
     side = rng.randint(88, 124)
     stretch = rng.uniform(0.92, 1.08)
     return Canvas(round(columns * side * stretch), round(rows * side), columns, rows)
+
+
+def choose_tile_canvas(rng: random.Random) -> Canvas:
+    """Choose the size of a picture that is near enough to a small square to fill one tile."""
+    width = rng.randint(96, 150)
+    return Canvas(width, min(150, max(96, round(width * rng.uniform(0.82, 1.22)))))
 
 
 def choose_background(rng: random.Random, level: float) -> Colour:
@@ -265,13 +270,25 @@ def draw_things(
     return image.reduce(_SCALE)
 
 
+def _ink_box(thing: Thing) -> Box:
+    """Whole pixels that a shape fills, in part or in full."""
+    left, top, right, bottom = thing.box
+    if thing.shape == "circle":
+        return thing.box
+    xs, ys = zip(*_OUTLINES[thing.shape], strict=True)
+    x, y, radius = (left + right) / 2, (top + bottom) / 2, (right - left) / 2
+    return (
+        max(left, math.floor(x + min(xs) * radius - 0.25)),  # corners are rounded to half pixels
+        max(top, math.floor(y + min(ys) * radius - 0.25)),
+        min(right, math.ceil(x + max(xs) * radius + 0.25)),
+        min(bottom, math.ceil(y + max(ys) * radius + 0.25)),
+    )
+
+
 def mark_things(things: Sequence[Thing]) -> tuple[Mark, ...]:
-    """Two marks a thing: its colour and its shape."""
+    """Two marks a thing, its colour and its shape, around the pixels it fills."""
     return tuple(
-        mark
+        Mark(label, _ink_box(thing))
         for thing in things
-        for mark in (
-            Mark(f"colour:{thing.colour}", thing.box),
-            Mark(f"shape:{thing.shape}", thing.box),
-        )
+        for label in (f"colour:{thing.colour}", f"shape:{thing.shape}")
     )

@@ -11,11 +11,11 @@ from internvl35.data.synthetic.scene import (
     COLOURS,
     SHAPES,
     Box,
-    Canvas,
     Drawing,
     Thing,
     Turn,
     choose_canvas,
+    choose_tile_canvas,
     draw_things,
     is_hard,
     mark_things,
@@ -103,7 +103,7 @@ class Shapes:
             largest = max(smallest, 0.6 * min(canvas.width, canvas.height))
             boxes = place_boxes(rng, canvas, num, (smallest, largest))
             if boxes is None:
-                canvas = Canvas(rng.randint(112, 150), rng.randint(112, 150))
+                canvas = choose_tile_canvas(rng)
         colours, shapes = rng.sample(list(COLOURS), num), rng.sample(SHAPES, num)
         things = [Thing(*parts) for parts in zip(colours, shapes, boxes, strict=True)]
         turns = _ask(rng, things)[: rng.randint(1, 3)]
