@@ -102,7 +102,11 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         Returns:
             ``(N, V, D)`` visual tokens.
         """
-        merged = merge_patches(self.encode_patches(pixel_values), self.config.merge_factor)
+        return self.project_patches(self.encode_patches(pixel_values))
+
+    def project_patches(self, patches: Tensor) -> Tensor:
+        """Merge patch vectors ``(N, G, G, C)`` and project them to visual tokens ``(N, V, D)``."""
+        merged = merge_patches(patches, self.config.merge_factor)
         features: Tensor = self.multi_modal_projector(merged.flatten(1, 2))
         return features
 

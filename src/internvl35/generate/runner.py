@@ -1,0 +1,218 @@
+"""Batched and streamed generation with transformers' own loop.
+
+Prompts of a batch are padded on the left; their tiles travel in one tensor. Tokens that stand for
+pictures are never sampled. Building prompts is left to :mod:`internvl35.data.prompt`, chat to
+:mod:`internvl35.chat`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers.generation import BaseStreamer
+
+from internvl35.data.prompt import Prompt
+from internvl35.errors import PromptError
+from internvl35.generate.sampling import SamplingSettings
+from internvl35.model.composite import VisionLanguageModel
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt with its pictures."""
+
+    prompt: Prompt
+    """Token ids with places for visual tokens."""
+    pixel_values: Tensor | None = None
+    """``(N, 3, tile, tile)`` normalised tiles, in the order of the places."""
+
+    def __post_init__(self) -> None:
+        """Refuse a prompt whose places and tiles differ in number."""
+        found = 0 if self.pixel_values is None else self.pixel_values.shape[0]
+        needed = sum(span.num_tiles for span in self.prompt.image_spans)
+        if found != needed:
+            raise PromptError(
+                f"the prompt has places for {needed} tiles but pixel_values holds {found}; "
+                "give num_patches_list the tiles of each picture"
+            )
+
+
+@dataclass(frozen=True)
+class StopRules:
+    """What ends an answer and what must never stand in one."""
+
+    end_token_ids: tuple[int, ...]
+    """Tokens that end an answer."""
+    banned_token_ids: tuple[int, ...]
+    """Tokens that are never sampled: the marks of pictures."""
+    pad_token_id: int
+    """Fills a batch."""
+
+
+def generation_options(sampling: SamplingSettings) -> dict[str, Any]:
+    """Spell sampling settings with the names of transformers' ``GenerationConfig``."""
+    options: dict[str, Any] = {
+        "max_new_tokens": sampling.max_tokens,
+        "do_sample": sampling.temperature > 0,
+        "repetition_penalty": sampling.repetition_penalty,
+    }
+    if sampling.temperature > 0:
+        options |= {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+        }
+        if sampling.min_p > 0:
+            options["min_p"] = sampling.min_p
+    return options
+
+
+def generate(
+    model: VisionLanguageModel,
+    requests: Sequence[Request],
+    options: dict[str, Any],
+    rules: StopRules,
+    *,
+    seed: int | None = None,
+    on_token: Callable[[int], None] | None = None,
+    is_cancelled: Callable[[Sequence[int]], bool] | None = None,
+) -> list[list[int]]:
+    """Answer several prompts at once.
+
+    Args:
+        model: in eval mode.
+        requests: at least one; each is answered as if it were alone.
+        options: fields of transformers' ``GenerationConfig``.
+        rules: end tokens, banned tokens, padding.
+        seed: seed of the sampling; the global generator is put back afterwards.
+        on_token: called with every new token of a single request.
+        is_cancelled: called before every further token with the new tokens of a single request; True
+            ends the answer.
+
+    Returns:
+        New token ids of each request, end token included, padding not.
+    """
+    longest = max(len(request.prompt) for request in requests)
+    device = model.get_input_embeddings().weight.device
+    input_ids = torch.full((len(requests), longest), rules.pad_token_id)
+    mask = torch.zeros_like(input_ids)
+    for row, request in enumerate(requests):
+        ids = torch.tensor(request.prompt.token_ids)
+        input_ids[row, longest - len(ids) :] = ids
+        mask[row, longest - len(ids) :] = 1
+    tiles = [request.pixel_values for request in requests if request.pixel_values is not None]
+    config = GenerationConfig(
+        **{
+            "eos_token_id": list(rules.end_token_ids),
+            "suppress_tokens": list(rules.banned_token_ids),
+            **options,
+            "pad_token_id": rules.pad_token_id,
+        }
+    )
+    inputs: dict[str, Any] = {"input_ids": input_ids.to(device), "attention_mask": mask.to(device)}
+    if tiles:
+        inputs["pixel_values"] = torch.cat(tiles)
+    if on_token is not None:
+        inputs["streamer"] = _TokenStreamer(on_token)
+    if is_cancelled is not None:
+        inputs["stopping_criteria"] = StoppingCriteriaList([_Cancelled(is_cancelled, longest)])
+    with torch.inference_mode(), _seeded(seed, device):
+        output = model.generate(**inputs, generation_config=config)
+    return [_until_end(row, rules) for row in output[:, longest:].tolist()]
+
+
+def stream(
+    model: VisionLanguageModel,
+    request: Request,
+    options: dict[str, Any],
+    rules: StopRules,
+    *,
+    seed: int | None = None,
+) -> Iterator[int]:
+    """Answer one prompt, token by token; closing the iterator ends the generation.
+
+    Args:
+        model: in eval mode.
+        request: the prompt.
+        options: fields of transformers' ``GenerationConfig``.
+        rules: end tokens, banned tokens, padding.
+        seed: seed of the sampling.
+
+    Yields:
+        New token ids, end token included.
+    """
+    tokens: SimpleQueue[int | BaseException | None] = SimpleQueue()
+    is_closed = threading.Event()
+
+    def work() -> None:
+        try:
+            generate(
+                model, [request], options, rules, seed=seed,
+                on_token=tokens.put, is_cancelled=lambda _: is_closed.is_set(),
+            )  # fmt: skip
+            tokens.put(None)
+        except BaseException as error:  # noqa: BLE001 - handed to the reader, who raises it
+            tokens.put(error)
+
+    worker = threading.Thread(target=work, name="generate", daemon=True)
+    worker.start()
+    try:
+        while (item := tokens.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        is_closed.set()
+        worker.join()
+
+
+def _until_end(token_ids: list[int], rules: StopRules) -> list[int]:
+    for index, token_id in enumerate(token_ids):
+        if token_id in rules.end_token_ids:
+            return token_ids[: index + 1]
+    return token_ids
+
+
+@contextmanager
+def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    if seed is None:
+        yield
+        return
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield
+
+
+class _TokenStreamer(BaseStreamer):  # type: ignore[misc]
+    """Hands new tokens on; the first call brings the prompt and is passed over."""
+
+    def __init__(self, on_token: Callable[[int], None]) -> None:
+        self._on_token = on_token
+        self._has_seen_prompt = False
+
+    def put(self, value: Tensor) -> None:
+        if self._has_seen_prompt:
+            self._on_token(int(value.reshape(-1)[0]))
+        self._has_seen_prompt = True
+
+    def end(self) -> None:
+        """Nothing is held back."""
+
+
+class _Cancelled(StoppingCriteria):  # type: ignore[misc]
+    def __init__(self, is_cancelled: Callable[[Sequence[int]], bool], start: int) -> None:
+        self._is_cancelled = is_cancelled
+        self._start = start
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        new = input_ids[0, self._start :].tolist()
+        return torch.full((input_ids.shape[0],), self._is_cancelled(new), device=input_ids.device)
