@@ -15,18 +15,34 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from tokenizers import Tokenizer
 
+from internvl35.data.messages import (
+    IMAGE_MARK,
+    FrameLabel,
+    Message,
+    Part,
+    Role,
+    image_marks,
+    mark_images,
+    video_marks,
+)
 from internvl35.data.templates import ConversationTemplate, find_template
+from internvl35.data.thinking import (
+    split_blocks,
+    split_channels,
+    split_thinking,
+    starts_with_channel,
+)
 from internvl35.errors import PromptError
 
-Role = Literal["system", "user", "assistant"]
-FrameLabel = Literal["Frame1: <image>\n", "Frame-1: <image>\n", "Frame1: <image>"]
-
-IMAGE_MARK = "<image>"
-"""Stands in a user's text where a picture belongs."""
+__all__ = [
+    "CONTENT_TOKENS", "IMAGE_CONTEXT", "IMAGE_END", "IMAGE_MARK", "IMAGE_START",
+    "FrameLabel", "ImageSpan", "Message", "Part", "Prompt", "PromptBuilder", "PromptSettings",
+    "Role", "image_marks", "mark_images", "split_thinking", "video_marks",
+]  # fmt: skip
 
 IMAGE_START, IMAGE_CONTEXT, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
 
@@ -38,18 +54,6 @@ CONTENT_TOKENS = (
 Grounding questions and answers are written with them (``<ref>cat</ref><box>[[1, 2, 3, 4]]</box>``),
 thinking is enclosed by them, and the thinking system prompt names them; the released models saw all
 of these as single ids. They mark up content and cannot forge a turn or a picture."""
-
-
-@dataclass(frozen=True)
-class Message:
-    """One turn of a conversation."""
-
-    role: Role
-    """Who speaks. A system message may only come first; it replaces the settings' system prompt."""
-    text: str
-    """What is said; in a user's turn every ``<image>`` is the place of a picture."""
-    thinking: str | None = None
-    """The reasoning in front of an assistant's answer, when it is kept apart from the text."""
 
 
 @dataclass(frozen=True)
@@ -109,98 +113,6 @@ class PromptSettings:
             raise PromptError(f"max_tokens is {self.max_tokens}; it must be at least 1")
         if self.tokens_per_tile < 1:
             raise PromptError(f"tokens_per_tile is {self.tokens_per_tile}; it must be at least 1")
-
-
-def image_marks(num_images: int) -> str:
-    """Write the marks of several pictures kept apart: ``Image-1: <image>`` and so on, a line each.
-
-    Args:
-        num_images: pictures to mark; a single one gets no label, as in the released data.
-
-    Returns:
-        The marks, each with its line break.
-    """
-    if num_images == 1:
-        return f"{IMAGE_MARK}\n"
-    return "".join(f"Image-{number}: {IMAGE_MARK}\n" for number in range(1, num_images + 1))
-
-
-def video_marks(num_frames: int, label: FrameLabel = "Frame1: <image>\n") -> str:
-    """Write the marks of a video's frames.
-
-    Args:
-        num_frames: frames to mark.
-        label: the label of the first frame; the others count on.
-
-    Returns:
-        The labels, one after another.
-    """
-    return "".join(label.replace("1", str(number)) for number in range(1, num_frames + 1))
-
-
-def mark_images(text: str, num_images: int) -> str:
-    """Mark the places of pictures in a first question that does not say where they go.
-
-    One picture goes in front, unlabelled, as the released ``chat()`` puts it. Several are labelled.
-
-    Args:
-        text: the question.
-        num_images: pictures that come with it.
-
-    Returns:
-        The text, unchanged if it has a mark or there is no picture.
-    """
-    if num_images == 0 or IMAGE_MARK in text:
-        return text
-    return image_marks(num_images) + text
-
-
-_CHANNEL = re.compile(
-    r"<\|channel\|>\s*(\w+)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>"
-    r"(.*?)(?=<\|end\|>|<\|return\|>|<\|call\|>|<\|start\|>|<\|channel\|>|\Z)",
-    re.DOTALL,
-)
-_CHANNEL_HEAD = re.compile(r"\s*(?:<\|start\|>assistant)?<\|channel\|>")
-_END_MARKS = re.compile(r"(?:<\|im_end\|>|<\|endoftext\|>|<\|return\|>|<\|end\|>|\s)+\Z")
-
-
-def split_thinking(text: str) -> tuple[str | None, str]:
-    """Take reasoning and answer of a decoded assistant turn apart, whichever template wrote it.
-
-    The answer is what follows the last ``</think>``, as in the released training code, so of two
-    blocks both are reasoning. A text that was cut inside a block has an empty answer. A
-    ``</think>`` without an opening (the prompt ended in ``<think>``) closes a block that began with
-    the text. For the channels of GPT-OSS, ``final`` is the answer and every other channel is
-    reasoning; decode with special tokens kept, or the channels cannot be told apart.
-
-    Args:
-        text: the turn, decoded with special tokens kept; it may be cut anywhere.
-
-    Returns:
-        The reasoning, None where there is none, and the answer.
-    """
-    if _CHANNEL_HEAD.match(text) or "<|start|>assistant<|channel|>" in text:
-        return _split_channels(text)
-    bare = _END_MARKS.sub("", text)
-    before, closing, answer = bare.rpartition("</think>")
-    if answer.lstrip().startswith("<think>"):
-        before, closing, answer = f"{before}\n{answer}", "</think>", ""
-    if not closing:
-        return None, text if len(bare.rstrip()) == len(text.rstrip()) else bare
-    blocks = (part.strip() for part in re.split(r"</?think>", before))
-    return "\n\n".join(part for part in blocks if part), answer.strip()
-
-
-def _split_channels(text: str) -> tuple[str | None, str]:
-    thinking: list[str] = []
-    answer: list[str] = []
-    start = text.find("<|channel|>")
-    lead = re.split(r"<\|end\|>|<\|start\|>", text[:start])[0].strip()
-    if lead:  # the prompt ended inside the analysis channel
-        thinking.append(lead)
-    for channel, said in _CHANNEL.findall(text):
-        (answer if channel == "final" else thinking).append(said.strip())
-    return "\n\n".join(thinking) if thinking else None, "\n\n".join(answer)
 
 
 class _Writer:
@@ -309,7 +221,9 @@ class PromptBuilder:
             tiles_per_image: tiles of each picture in the order of the marks.
             add_generation_prompt: end where the assistant begins to write; False closes the last
                 turn, for training.
-            assistant_prefix: first words of the answer, put behind the generation prompt.
+            assistant_prefix: first words of the answer, put behind the generation prompt. An empty
+                ``<think>`` block makes a model answer without reasoning; with GPT-OSS the tags
+                choose the channel.
 
         Returns:
             Token ids, image spans and loss mask.
@@ -377,7 +291,7 @@ class PromptBuilder:
 
     def _write_user(self, writer: _Writer, message: Message, tiles: Iterable[int]) -> None:
         self._write_head(writer, "user")
-        first, *rest = message.text.split(IMAGE_MARK)
+        first, *rest = message.split_at_images()
         writer.add_text(first)
         for text, num_tiles in zip(rest, tiles, strict=False):
             num_tokens = num_tiles * self.settings.tokens_per_tile
@@ -389,32 +303,33 @@ class PromptBuilder:
         self._write_end(writer, self.template.turn_end)
 
     def _write_assistant(self, writer: _Writer, message: Message, *, is_last: bool) -> None:
-        thinking, text = message.thinking, message.text
         may_keep = is_last or self.settings.keep_past_thinking
-        if thinking is None and (self.template.has_channels or not may_keep):
-            thinking, text = split_thinking(text)
-        is_cut = thinking is not None and not may_keep
-        has_loss = not is_cut
+        thinking, text = message.thinking, message.text
+        if thinking is None and self.template.has_channels and starts_with_channel(text):
+            thinking, text = split_channels(text) or (None, text)
+        elif thinking is None and (self.template.has_channels or not may_keep):
+            thinking, text = split_blocks(text)
+        has_loss = may_keep or not thinking
         self._write_head(writer, "assistant")
-        if thinking is not None and not is_cut:
-            self._write_thinking(writer, thinking)
+        if thinking is not None and may_keep:
+            self._write_thinking(writer, thinking, has_loss=True)
         if self.template.has_channels:
             self._write_channel(writer, "final", has_loss=has_loss)
         writer.add_text(text, has_loss=has_loss)
         end = self.template.answer_end if is_last else self.template.turn_end
         self._write_end(writer, end, has_loss=has_loss and end == self.template.answer_end)
 
-    def _write_thinking(self, writer: _Writer, thinking: str) -> None:
+    def _write_thinking(self, writer: _Writer, thinking: str, *, has_loss: bool) -> None:
         if not self.template.has_channels:
-            writer.add_text(f"<think>\n{thinking}\n</think>\n\n", has_loss=True)
-            return
-        self._write_channel(writer, "analysis", has_loss=True)
-        writer.add_text(thinking, has_loss=True)
-        writer.add_id(self._ids[self.template.turn_end], has_loss=True)
-        writer.add_id(self._ids[self.template.turn_start], has_loss=True)
-        writer.add_text("assistant", has_loss=True)
+            writer.add_text(f"<think>\n{thinking}\n</think>\n\n", has_loss=has_loss)
+        elif thinking:
+            self._write_channel(writer, "analysis", has_loss=has_loss)
+            writer.add_text(thinking, has_loss=has_loss)
+            writer.add_id(self._ids[self.template.turn_end], has_loss=has_loss)
+            writer.add_id(self._ids[self.template.turn_start], has_loss=has_loss)
+            writer.add_text("assistant", has_loss=has_loss)
 
-    def _write_channel(self, writer: _Writer, name: str, *, has_loss: bool = False) -> None:
+    def _write_channel(self, writer: _Writer, name: str, *, has_loss: bool) -> None:
         writer.add_id(self._ids["<|channel|>"], has_loss=has_loss)
         writer.add_text(name, has_loss=has_loss)
         writer.add_id(self._ids["<|message|>"], has_loss=has_loss)
@@ -424,13 +339,15 @@ class PromptBuilder:
         if not prefix or not self.template.has_channels:
             writer.add_text(prefix)
             return
-        is_open = prefix.startswith("<think>") and "</think>" not in prefix
-        if is_open:
-            self._write_channel(writer, "analysis")
-            writer.add_text(prefix.removeprefix("<think>").lstrip("\n"))
+        thinking, closing, answer = prefix.rpartition("</think>")
+        if not closing and prefix.startswith("<think>"):
+            self._write_channel(writer, "analysis", has_loss=False)
+            writer.add_text(prefix.removeprefix("<think>").lstrip())
             return
-        _, answer = split_thinking(prefix)
-        self._write_channel(writer, "final")
+        if closing:
+            thinking, answer = thinking.removeprefix("<think>").strip(), answer.lstrip()
+        self._write_thinking(writer, thinking, has_loss=False)
+        self._write_channel(writer, "final", has_loss=False)
         writer.add_text(answer)
 
 
@@ -486,7 +403,7 @@ def _check_roles(
 
 
 def _check_images(messages: Sequence[Message], tiles_per_image: Sequence[int]) -> None:
-    num_marks = sum(m.text.count(IMAGE_MARK) for m in messages if m.role == "user")
+    num_marks = sum(len(message.split_at_images()) - 1 for message in messages)
     num_images = len(tiles_per_image)
     if num_marks != num_images:
         raise PromptError(

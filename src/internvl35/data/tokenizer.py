@@ -7,7 +7,7 @@ InternVL adds to its language model's tokenizer: paper section 2.1 and the relea
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,21 @@ NAMED_TOKENS = {
     "video_token": VIDEO_TOKEN,
 }
 """Attributes by which stock transformers' InternVL processor asks its tokenizer for tokens."""
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.content is string %}{{ message.content }}"
+    "{% else %}{% for part in message.content %}"
+    "{% if part.type == 'image' %}<IMG_CONTEXT>\n"
+    "{% elif part.type == 'video' %}<video>\n"
+    "{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""What stock transformers and vLLM make of messages: turns alone, without a default system prompt.
+This package never runs a template; :mod:`internvl35.data.prompt` is its only format."""
+
+_CONTENT_ONLY = ("<think>", "</think>", "<tool_call>", "</tool_call>")
+"""Added tokens that are content: decoding without special tokens keeps them."""
 
 _SPLIT = r"[A-Z]|\p{N}| ?[[\p{L}\p{M}]&&[^A-Z]]+| ?[^\s\p{L}\p{M}\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+"
 """Stretches that merges stay within: a capital and a digit are alone, so that a model that reads
@@ -77,8 +92,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
         show_progress=False,
     )
     backend.train_from_iterator(texts, trainer)
-    backend.add_special_tokens([AddedToken(name, special=True) for name in SPECIAL_TOKENS])
-    return _wrap(backend, {})
+    backend.add_tokens([_added_token(name) for name in SPECIAL_TOKENS])
+    return _wrap(backend, {"chat_template": CHAT_TEMPLATE})
 
 
 def save_tokenizer(tokenizer: Any, folder: str | Path) -> None:
@@ -115,7 +130,7 @@ def load_tokenizer(folder: str | Path) -> Any:
         CheckpointError: if the files are missing, cannot be read, or lack one of the nine tokens.
     """
     source = Path(folder)
-    settings = _read_json(source / "tokenizer_config.json", {})
+    settings = _read_settings(source)
     if (source / "tokenizer.json").is_file():
         backend = _read_backend(source / "tokenizer.json")
     elif (source / "vocab.json").is_file() and (source / "merges.txt").is_file():
@@ -124,9 +139,7 @@ def load_tokenizer(folder: str | Path) -> Any:
         raise CheckpointError(
             f"{source} holds no tokenizer; needed: tokenizer.json, or vocab.json and merges.txt"
         )
-    for token in _listed_tokens(source, settings):
-        if backend.token_to_id(token.content) is None:
-            backend.add_tokens([token])
+    _add_listed_tokens(backend, source, settings)
     missing = [name for name in INTERNVL_TOKENS if backend.token_to_id(name) is None]
     if missing:
         raise CheckpointError(
@@ -163,6 +176,15 @@ def _content(token: Any) -> str | None:
     return token if isinstance(token, str) else None
 
 
+def _read_settings(source: Path) -> dict[str, Any]:
+    settings: dict[str, Any] = dict(_read_json(source / "special_tokens_map.json", {}))
+    settings.update(_read_json(source / "tokenizer_config.json", {}))
+    template = source / "chat_template.jinja"
+    if template.is_file():
+        settings["chat_template"] = template.read_text(encoding="utf-8")
+    return settings
+
+
 def _read_json(path: Path, default: Any) -> Any:
     if not path.is_file():
         return default
@@ -191,19 +213,26 @@ def _build_qwen_backend(source: Path) -> Tokenizer:
     return backend
 
 
-def _listed_tokens(source: Path, settings: dict[str, Any]) -> Iterator[AddedToken]:
-    """Yield the tokens that the settings files add, in order of ids."""
+def _add_listed_tokens(backend: Tokenizer, source: Path, settings: dict[str, Any]) -> None:
+    """Add the tokens that the settings files list and the vocabulary lacks, in order of ids."""
     flat = _read_json(source / "added_tokens.json", {})
-    listed = {int(token_id): {"content": name, "special": True} for name, token_id in flat.items()}
+    listed = {int(token_id): _added_token(name) for name, token_id in flat.items()}
     for token_id, entry in (settings.get("added_tokens_decoder") or {}).items():
-        listed[int(token_id)] = dict(entry)
-    for token_id in sorted(listed):
-        entry = listed[token_id]
-        yield AddedToken(
-            entry["content"],
-            single_word=entry.get("single_word", False),
-            lstrip=entry.get("lstrip", False),
-            rstrip=entry.get("rstrip", False),
-            normalized=entry.get("normalized", False),
-            special=entry.get("special", True),
-        )
+        listed[int(token_id)] = _added_token(entry["content"], entry)
+    known = {token.content for token in backend.get_added_tokens_decoder().values()}
+    for token_id, token in sorted(listed.items()):
+        if token.content not in known:
+            backend.add_tokens([token])
+        found = backend.token_to_id(token.content)
+        if found != token_id:
+            raise CheckpointError(
+                f"{token.content} has id {found} in the vocabulary of {source} but id {token_id} "
+                "in its list of added tokens; the files are of different checkpoints"
+            )
+
+
+def _added_token(name: str, entry: dict[str, Any] | None = None) -> AddedToken:
+    flags = {"special": name not in _CONTENT_ONLY, "normalized": False}
+    known = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    flags.update({key: entry[key] for key in known if key in entry} if entry else {})
+    return AddedToken(name, **flags)
