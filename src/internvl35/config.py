@@ -1,7 +1,8 @@
 """What a checkpoint is, in frozen dataclasses that need neither torch nor transformers.
 
 Holds the shapes of the nine released sizes and the arithmetic on them (parameters, memory).
-Reading and writing ``config.json`` is left to :mod:`internvl35.model.configuration`. Paper section 2.1, Table 1.
+Reading and writing ``config.json`` is left to :mod:`internvl35.model.configuration`. Paper section
+2.1, Table 1.
 """
 
 from __future__ import annotations
@@ -122,7 +123,8 @@ class LanguageShape:
             return expert
         router = self.num_experts * self.width
         if self.family == "gpt_oss":
-            return num_experts * (expert + 2 * self.mlp_width + self.width) + router + self.num_experts
+            expert += 2 * self.mlp_width + self.width
+            router += self.num_experts
         return num_experts * expert + router
 
     def _count(self, num_experts: int) -> int:
@@ -191,8 +193,8 @@ class ModelPreset:
         """Bytes the weights take.
 
         Args:
-            bits: 16 for bfloat16; 8 keeps embedding, head, norms and router in 16 bits as weight-only
-                int8 does.
+            bits: 16 for bfloat16; 8 for weight-only int8, which keeps embedding and head in 16 bits
+                (norms and routers too, but those are less than a thousandth and counted as 8).
 
         Returns:
             Bytes of weights alone; cache and activations come on top.
