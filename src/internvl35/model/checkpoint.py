@@ -175,11 +175,15 @@ class Checkpoint:
             f"network that config.json describes has no such weight; {_advice(unexpected)}"
         )
 
+    def has_piece(self, name: str) -> bool:
+        """Whether the files keep a piece apart, so that :meth:`read` can map it alone."""
+        return name in self._places or name in self._raw_names
+
     def read(self, piece: str) -> Tensor:
         """Map a piece into memory.
 
         Args:
-            piece: name of one of ``pieces``, or of a router tensor.
+            piece: name of one of ``pieces``, of a router tensor, or of a tied head in the files.
 
         Returns:
             The tensor on the CPU, a view of the file; writing to it never reaches the file.

@@ -157,7 +157,7 @@ def write_folder(
     folder: Path,
     specs: Mapping[str, Tensor],
     read: Callable[[str], Tensor],
-    texts: Mapping[str, str],
+    files: Mapping[str, str | Path],
     *,
     max_shard_size: str | int = "5GB",
 ) -> None:
@@ -172,7 +172,8 @@ def write_folder(
         folder: made if absent.
         specs: name to a tensor on the meta device that has the shape and dtype to write.
         read: gives the tensor of a name; called once a name, a shard at a time.
-        texts: file name to content, ``config.json`` among them.
+        files: name of any other file, ``config.json`` among them, to its text or to the file to
+            copy.
         max_shard_size: most bytes a shard, for example ``"5GB"``.
 
     Raises:
@@ -191,8 +192,11 @@ def write_folder(
         if split.is_sharded:
             index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
             _write_text(partial / INDEX_FILE, json.dumps(index, indent=2, sort_keys=True) + "\n")
-        for file, text in texts.items():
-            _write_text(partial / file, text)
+        for file, content in files.items():
+            if isinstance(content, Path):
+                shutil.copyfile(content, partial / file)
+            else:
+                _write_text(partial / file, content)
         _publish(partial, folder)
 
 

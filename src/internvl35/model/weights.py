@@ -33,6 +33,7 @@ from internvl35.model.names import (
     split_parameters,
     stored_shape,
 )
+from internvl35.model.processor_files import processor_files
 from internvl35.model.shards import write_folder
 
 logger = logging.getLogger(__name__)
@@ -206,6 +207,9 @@ def save_checkpoint(
 ) -> None:
     """Write a network as a checkpoint of a released layout.
 
+    Next to weights and config.json come generation_config.json and, where the folder has none, the
+    files by which other software prepares pictures.
+
     Args:
         model: the network, or its state dict (then ``config`` is needed).
         folder: where to; other files in it, such as a tokenizer's, stay.
@@ -217,7 +221,7 @@ def save_checkpoint(
         CheckpointError: if the weights do not fit the config, are quantised or not in memory, or
             the disk does not take the files.
     """
-    texts: dict[str, str] = {}
+    files: dict[str, str | Path] = {}
     if isinstance(model, Mapping):
         state = dict(model)
         if config is None:
@@ -226,10 +230,13 @@ def save_checkpoint(
         state = model.state_dict()
         config = config or model.config
         if model.generation_config is not None:
-            texts["generation_config.json"] = model.generation_config.to_json_string()
+            files["generation_config.json"] = model.generation_config.to_json_string()
     pieces = split_parameters(_fitting_shapes(state, config), is_split=has_split_experts(config))
     groups = group_pieces(pieces, layout)
-    texts["config.json"] = config_text(config, layout, state[EMBEDDING].dtype)
+    for name, text in processor_files(config, layout).items():
+        if not (Path(folder) / name).exists():
+            files[name] = text
+    files["config.json"] = config_text(config, layout, state[EMBEDDING].dtype)
 
     def read(name: str) -> Tensor:
         parts = [state[piece.parameter][piece.index] for piece in groups[name]]
@@ -239,7 +246,7 @@ def save_checkpoint(
         name: torch.empty(stored_shape(group), dtype=state[group[0].parameter].dtype, device="meta")
         for name, group in groups.items()
     }
-    write_folder(Path(folder), specs, read, texts, max_shard_size=max_shard_size)
+    write_folder(Path(folder), specs, read, files, max_shard_size=max_shard_size)
 
 
 def _fitting_shapes(state: Mapping[str, Tensor], config: InternVLChatConfig) -> dict[str, Shape]:
