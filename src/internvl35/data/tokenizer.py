@@ -99,8 +99,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
 def save_tokenizer(tokenizer: Any, folder: str | Path) -> None:
     """Write a tokenizer into a checkpoint folder.
 
-    Writes tokenizer.json and tokenizer_config.json, and vocab.json and merges.txt for readers that
-    know only those.
+    Writes tokenizer.json and tokenizer_config.json, and, for readers that know only those,
+    vocab.json, merges.txt and added_tokens.json (which do not say how text is split).
 
     Args:
         tokenizer: as :func:`load_tokenizer` or :func:`train_tokenizer` returns it.
@@ -109,7 +109,12 @@ def save_tokenizer(tokenizer: Any, folder: str | Path) -> None:
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(str(target))
-    tokenizer.backend_tokenizer.model.save(str(target))
+    backend = tokenizer.backend_tokenizer
+    backend.model.save(str(target))
+    added = {token.content: key for key, token in backend.get_added_tokens_decoder().items()}
+    (target / "added_tokens.json").write_text(
+        json.dumps(added, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
 
 
 def load_tokenizer(folder: str | Path) -> Any:
@@ -160,13 +165,14 @@ def _wrap(backend: Tokenizer, settings: dict[str, Any]) -> Any:
         content = _content(settings.get(key)) or default
         if content is not None and backend.token_to_id(content) is not None:
             chosen[key] = content
-    # A name whose token is unknown would add one, and with it a row that no weights exist for.
+    # Naming a token that the vocabulary lacks would add it, and no weights exist for its row.
     known = {
         key: name for key, name in NAMED_TOKENS.items() if backend.token_to_id(name) is not None
     }
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **chosen, **known)
     if "video_token" not in known:
         tokenizer.video_token = VIDEO_TOKEN
+        tokenizer.init_kwargs["video_token"] = VIDEO_TOKEN  # what is written into a saved folder
     return tokenizer
 
 
@@ -177,21 +183,24 @@ def _content(token: Any) -> str | None:
 
 
 def _read_settings(source: Path) -> dict[str, Any]:
-    settings: dict[str, Any] = dict(_read_json(source / "special_tokens_map.json", {}))
-    settings.update(_read_json(source / "tokenizer_config.json", {}))
+    settings: dict[str, Any] = dict(_read_object(source / "special_tokens_map.json"))
+    settings.update(_read_object(source / "tokenizer_config.json"))
     template = source / "chat_template.jinja"
     if template.is_file():
         settings["chat_template"] = template.read_text(encoding="utf-8")
     return settings
 
 
-def _read_json(path: Path, default: Any) -> Any:
+def _read_object(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        return default
+        return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}; a JSON object is needed")
+    return content
 
 
 def _read_backend(path: Path) -> Tokenizer:
@@ -204,21 +213,28 @@ def _read_backend(path: Path) -> Tokenizer:
 def _build_qwen_backend(source: Path) -> Tokenizer:
     from transformers import Qwen2Tokenizer
 
-    vocab = _read_json(source / "vocab.json", {})
-    lines = (source / "merges.txt").read_text(encoding="utf-8").splitlines()
-    pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-    backend = Qwen2Tokenizer(vocab=vocab, merges=pairs).backend_tokenizer
-    if not isinstance(backend, Tokenizer):  # pragma: no cover
-        raise CheckpointError(f"the tokenizer in {source} cannot be built")
+    vocab, merges = source / "vocab.json", source / "merges.txt"
+    try:
+        entries, pairs = BPE.read_file(str(vocab), str(merges))
+        backend = Qwen2Tokenizer(vocab=entries, merges=pairs).backend_tokenizer
+    except Exception as error:  # the library raises nothing more precise
+        raise CheckpointError(f"{vocab} and {merges} are no vocabulary: {error}") from error
+    assert isinstance(backend, Tokenizer)
     return backend
 
 
 def _add_listed_tokens(backend: Tokenizer, source: Path, settings: dict[str, Any]) -> None:
     """Add the tokens that the settings files list and the vocabulary lacks, in order of ids."""
-    flat = _read_json(source / "added_tokens.json", {})
-    listed = {int(token_id): _added_token(name) for name, token_id in flat.items()}
-    for token_id, entry in (settings.get("added_tokens_decoder") or {}).items():
-        listed[int(token_id)] = _added_token(entry["content"], entry)
+    flat = _read_object(source / "added_tokens.json")
+    try:
+        listed = {int(token_id): _added_token(name) for name, token_id in flat.items()}
+        for token_id, entry in (settings.get("added_tokens_decoder") or {}).items():
+            listed[int(token_id)] = _added_token(entry["content"], entry)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the added tokens listed in {source} cannot be read: {error!r}; needed: a text and an "
+            "id for each, in added_tokens.json or tokenizer_config.json"
+        ) from error
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
     for token_id, token in sorted(listed.items()):
         if token.content not in known:
