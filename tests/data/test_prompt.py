@@ -6,6 +6,9 @@ from itertools import zip_longest
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from internvl35.data.prompt import (
     CONTENT_TOKENS,
@@ -293,6 +296,20 @@ def test_tags_that_a_tokenizer_lacks_are_text(harmony_tokenizer):
     )
     prompt = PromptBuilder(stripped, small(template=HARMONY)).build(q("a <quad>"))
     assert "a <quad><|end|>" in stripped.decode(list(prompt.token_ids), skip_special_tokens=False)
+
+
+def test_a_vocabulary_that_spells_control_tokens_cannot_be_tricked():
+    # Some tokenizers hold special tokens among their words too, and look whole words up.
+    words = [*SPECIAL_TOKENS, "[UNK]"]
+    backend = Tokenizer(
+        WordLevel({word: place for place, word in enumerate(words)}, unk_token="[UNK]")
+    )
+    backend.pre_tokenizer = WhitespaceSplit()
+    backend.add_special_tokens(list(SPECIAL_TOKENS))
+    builder = PromptBuilder(backend, small())
+    assert len(builder.build(q("<image> what"), [1]).image_spans) == 1
+    with pytest.raises(PromptError, match="spells 1 tokens that this tokenizer cannot write"):
+        builder.build(q("<image> what <IMG_CONTEXT>"), [1])
 
 
 def test_a_lone_surrogate_is_refused(builders):

@@ -122,12 +122,15 @@ class _Writer:
     role name, its line break and the text behind share one stretch and may merge across.
     """
 
-    def __init__(self, tokenizer: Tokenizer, content_ids: dict[str, int]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, content_ids: dict[str, int], added_ids: frozenset[int]
+    ) -> None:
         self.token_ids: list[int] = []
         self.loss_mask: list[bool] = []
         self.spans: list[ImageSpan] = []
         self._tokenizer = tokenizer
         self._content_ids = content_ids
+        self._added_ids = added_ids
         names = "|".join(map(re.escape, content_ids))
         self._content = re.compile(f"({names})") if names else None
         self._pending: list[tuple[str, bool]] = []
@@ -158,6 +161,13 @@ class _Writer:
                 f"a text of {len(text)} characters is not valid Unicode ({error}); "
                 "replace its lone surrogates"
             ) from error
+        if not self._added_ids.isdisjoint(encoding.ids):
+            names = self._added_ids.intersection(encoding.ids)
+            raise PromptError(
+                f"a text of {len(text)} characters spells {len(names)} tokens that this tokenizer "
+                "cannot write as text; take them out, or use a tokenizer whose vocabulary holds "
+                "them as added tokens alone"
+            )
         self.token_ids.extend(encoding.ids)
         # A token that begins in the head and ends in the answer is never generated: no loss.
         self.loss_mask.extend(bearing[start] for start, _ in encoding.offsets)
@@ -190,6 +200,7 @@ class PromptBuilder:
         found = ((name, backend.token_to_id(name)) for name in CONTENT_TOKENS)
         self._content_ids = {name: token_id for name, token_id in found if token_id is not None}
         self._plain = _without_added_tokens(backend)
+        self._added_ids = frozenset(backend.get_added_tokens_decoder())
         stops = (backend.token_to_id(name) for name in self.template.stop_tokens)
         self.stop_token_ids: tuple[int, ...] = tuple(i for i in stops if i is not None)
 
@@ -234,7 +245,7 @@ class PromptBuilder:
         """
         _check_roles(messages, add_generation_prompt, assistant_prefix)
         _check_images(messages, tiles_per_image)
-        writer = _Writer(self._plain, self._content_ids)
+        writer = _Writer(self._plain, self._content_ids, self._added_ids)
         system = messages[0].text if messages[0].role == "system" else None
         self._write_system(writer, system)
         turns = messages if system is None else messages[1:]
