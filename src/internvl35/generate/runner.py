@@ -8,7 +8,7 @@ pictures are never sampled. Building prompts is left to :mod:`internvl35.data.pr
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -82,8 +82,9 @@ def generate(
     rules: StopRules,
     *,
     seed: int | None = None,
+    tokenizer: Any = None,
     on_token: Callable[[int], None] | None = None,
-    is_cancelled: Callable[[Sequence[int]], bool] | None = None,
+    is_cancelled: Callable[[], bool] | None = None,
 ) -> list[list[int]]:
     """Answer several prompts at once.
 
@@ -93,9 +94,9 @@ def generate(
         options: fields of transformers' ``GenerationConfig``.
         rules: end tokens, banned tokens, padding.
         seed: seed of the sampling; the global generator is put back afterwards.
+        tokenizer: needed if the options name ``stop_strings``.
         on_token: called with every new token of a single request.
-        is_cancelled: called before every further token with the new tokens of a single request; True
-            ends the answer.
+        is_cancelled: asked before every further token; True ends the answers.
 
     Returns:
         New token ids of each request, end token included, padding not.
@@ -123,7 +124,9 @@ def generate(
     if on_token is not None:
         inputs["streamer"] = _TokenStreamer(on_token)
     if is_cancelled is not None:
-        inputs["stopping_criteria"] = StoppingCriteriaList([_Cancelled(is_cancelled, longest)])
+        inputs["stopping_criteria"] = StoppingCriteriaList([_Cancelled(is_cancelled)])
+    if "stop_strings" in options:
+        inputs["tokenizer"] = tokenizer
     with torch.inference_mode(), _seeded(seed, device):
         output = model.generate(**inputs, generation_config=config)
     return [_until_end(row, rules) for row in output[:, longest:].tolist()]
@@ -136,7 +139,8 @@ def stream(
     rules: StopRules,
     *,
     seed: int | None = None,
-) -> Iterator[int]:
+    tokenizer: Any = None,
+) -> Generator[int]:
     """Answer one prompt, token by token; closing the iterator ends the generation.
 
     Args:
@@ -145,6 +149,7 @@ def stream(
         options: fields of transformers' ``GenerationConfig``.
         rules: end tokens, banned tokens, padding.
         seed: seed of the sampling.
+        tokenizer: needed if the options name ``stop_strings``.
 
     Yields:
         New token ids, end token included.
@@ -155,8 +160,8 @@ def stream(
     def work() -> None:
         try:
             generate(
-                model, [request], options, rules, seed=seed,
-                on_token=tokens.put, is_cancelled=lambda _: is_closed.is_set(),
+                model, [request], options, rules, seed=seed, tokenizer=tokenizer,
+                on_token=tokens.put, is_cancelled=is_closed.is_set,
             )  # fmt: skip
             tokens.put(None)
         except BaseException as error:  # noqa: BLE001 - handed to the reader, who raises it
@@ -209,10 +214,8 @@ class _TokenStreamer(BaseStreamer):  # type: ignore[misc]
 
 
 class _Cancelled(StoppingCriteria):  # type: ignore[misc]
-    def __init__(self, is_cancelled: Callable[[Sequence[int]], bool], start: int) -> None:
+    def __init__(self, is_cancelled: Callable[[], bool]) -> None:
         self._is_cancelled = is_cancelled
-        self._start = start
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        new = input_ids[0, self._start :].tolist()
-        return torch.full((input_ids.shape[0],), self._is_cancelled(new), device=input_ids.device)
+        return torch.full((input_ids.shape[0],), self._is_cancelled(), device=input_ids.device)

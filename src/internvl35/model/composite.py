@@ -18,6 +18,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    Cache,
     GenerationMixin,
     InternVLVisionModel,
     PreTrainedModel,
@@ -59,7 +60,10 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
             config.vision_config.hidden_size * config.merge_factor**2,
             config.text_config.hidden_size,
         )
-        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.language_model = AutoModelForCausalLM.from_config(
+            config.text_config,
+            dtype=torch.get_default_dtype(),  # else its own, and not that of the other parts
+        )
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -88,10 +92,16 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
             ``(N, G, G, C)`` patch vectors of the last layer, class token removed.
         """
         weight = self.vision_tower.embeddings.patch_embeddings.projection.weight
-        hidden = self.vision_tower(pixel_values.to(weight.device, weight.dtype)).last_hidden_state
-        patches = hidden[:, 1:]  # (N, G*G, C)
-        rows = pixel_values.shape[-2] // self.config.vision_config.patch_size[0]
-        return patches.reshape(patches.shape[0], rows, -1, patches.shape[-1])
+        # offloaded weights are on the meta device until a hook fetches them, which moves pixels too
+        device = pixel_values.device if weight.device.type == "meta" else weight.device
+        pixel_values = pixel_values.to(device, weight.dtype)
+        num_tiles, _, height, width = pixel_values.shape
+        patch_height, patch_width = self.config.vision_config.patch_size
+        rows, columns = height // patch_height, width // patch_width
+        if num_tiles == 0:  # a batch of texts alone; the tower cannot reshape nothing
+            return pixel_values.new_empty(0, rows, columns, weight.shape[0])
+        patches = self.vision_tower(pixel_values).last_hidden_state[:, 1:]  # (N, G*G, C)
+        return patches.reshape(num_tiles, rows, columns, patches.shape[-1])
 
     def get_image_features(self, pixel_values: Tensor) -> Tensor:
         """Encode tiles into visual tokens.
@@ -126,13 +136,18 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         embeds = self.get_input_embeddings()(input_ids)
         is_place = input_ids == self.config.image_token_id  # (B, T)
         flat = image_features.reshape(-1, image_features.shape[-1])
-        if not torch.compiler.is_compiling() and (found := int(is_place.sum())) != flat.shape[0]:
-            raise ValueError(
-                f"{found} <IMG_CONTEXT> tokens but {flat.shape[0]} visual tokens; build prompt and "
-                "pixel_values from the same tiles"
-            )
+        if not torch.compiler.is_compiling():
+            self._check_places(int(is_place.sum()), flat.shape[0])
         mask = is_place.unsqueeze(-1).to(embeds.device)
         return embeds.masked_scatter(mask, flat.to(embeds.device, embeds.dtype))
+
+    @staticmethod
+    def _check_places(num_places: int, num_visual_tokens: int) -> None:
+        if num_places != num_visual_tokens:
+            raise ValueError(
+                f"{num_places} <IMG_CONTEXT> tokens but {num_visual_tokens} visual tokens; build "
+                "prompt and pixel_values from the same tiles"
+            )
 
     def forward(
         self,
@@ -140,7 +155,11 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         pixel_values: Tensor | None = None,
         image_features: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
         labels: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Predict the next token at every position.
@@ -150,19 +169,26 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
             pixel_values: ``(N, 3, tile, tile)`` tiles of all sequences in order, or ``None``.
             image_features: ``(N, V, D)`` visual tokens computed before, instead of pixel_values.
             inputs_embeds: ``(B, T, D)`` inputs with pictures already in place.
+            attention_mask: ``(B, T)`` 1 for tokens and 0 for padding, or ``None`` for no padding.
+            position_ids: ``(B, T)`` positions, or ``None`` to count from the mask.
+            past_key_values: cache of the tokens before these.
             labels: ``(B, T)`` targets, -100 where there is none; the loss is transformers' own.
-            **kwargs: attention_mask, position_ids, past_key_values, logits_to_keep and whatever else
-                the language model takes.
+            logits_to_keep: how many of the last positions, or which ones, get logits; 0 for all.
+            **kwargs: whatever else the language model takes.
 
         Returns:
             Logits ``(B, T, W)``, cache, and the loss if labels were given.
 
         Raises:
-            ValueError: if not exactly one of input_ids and inputs_embeds is given, or places and
-                visual tokens differ in number.
+            ValueError: if not exactly one of input_ids and inputs_embeds is given, pictures come in
+                two forms, or places and visual tokens differ in number.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds")
+        if sum(given is not None for given in (pixel_values, image_features, inputs_embeds)) > 1:
+            raise ValueError(
+                "pass only one of pixel_values, image_features and inputs_embeds, each is the pictures"
+            )
         if inputs_embeds is None:
             assert input_ids is not None
             if image_features is None and pixel_values is not None:
@@ -172,17 +198,61 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
             else:
                 inputs_embeds = self.embed_inputs(input_ids, image_features)
         output: CausalLMOutputWithPast = self.language_model(
-            inputs_embeds=inputs_embeds, labels=labels, **kwargs
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            labels=labels,
+            logits_to_keep=logits_to_keep,
+            **kwargs,
         )
         return output
 
-    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        *,
+        inputs_embeds: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_features: Tensor | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
         """Pass pictures on in the first step only; later steps find them in the cache."""
-        pictures = {key: kwargs.pop(key, None) for key in ("pixel_values", "image_features")}
-        inputs: dict[str, Any] = super().prepare_inputs_for_generation(*args, **kwargs)
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(
+            input_ids, inputs_embeds=inputs_embeds, **kwargs
+        )
         if kwargs.get("is_first_iteration") or not kwargs.get("use_cache", True):
+            pictures = {"pixel_values": pixel_values, "image_features": image_features}
             inputs |= {key: value for key, value in pictures.items() if value is not None}
         return inputs
+
+    def _expand_inputs_for_generation(
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_features: Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor | None, dict[str, Any]]:
+        """Repeat every sequence with all of its tiles, for beams and several answers a prompt.
+
+        The inherited way repeats tile by tile, which mixes the tiles of a picture up. Tiles are
+        encoded before they are repeated.
+        """
+        if pixel_values is not None and expand_size > 1:
+            pixel_values, image_features = None, self.get_image_features(pixel_values)
+        if image_features is not None and expand_size > 1 and input_ids is not None:
+            flat = image_features.reshape(-1, image_features.shape[-1])
+            places = (input_ids == self.config.image_token_id).sum(dim=1).tolist()
+            self._check_places(sum(places), flat.shape[0])
+            groups = flat.split(places)
+            image_features = torch.cat([group for group in groups for _ in range(expand_size)])
+        repeated_ids, kwargs = super()._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids, **kwargs
+        )
+        pictures = {"pixel_values": pixel_values, "image_features": image_features}
+        return repeated_ids, kwargs | {k: v for k, v in pictures.items() if v is not None}
 
     @classmethod
     def from_pretrained(cls, name: str | PathLike[str], *args: Any, **kwargs: Any) -> Self:
@@ -202,7 +272,9 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         """Write the checkpoint in a released layout (see ``weights.save_checkpoint``)."""
         from internvl35.model.weights import save_checkpoint
 
-        save_checkpoint(self, save_directory, layout=layout, max_shard_size=max_shard_size, **kwargs)
+        save_checkpoint(
+            self, save_directory, layout=layout, max_shard_size=max_shard_size, **kwargs
+        )
 
 
 AutoConfig.register("internvl_chat", InternVLChatConfig)

@@ -1,0 +1,477 @@
+"""What most people call: load a checkpoint once, then ask about pictures and videos.
+
+``load("tiny").ask("What is this?", images=["a.png"]).text`` is the whole of it; ``stream`` gives the
+answer while it is written, ``ask_batch`` answers many questions at once. The announcement's own API
+stands in :mod:`internvl35.dropin`. Paper section 2.1.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from internvl35.config import TINY, TileSettings
+from internvl35.data.images import DEFAULT_IMAGES, ImageSettings, ImageSource, open_image
+from internvl35.data.messages import IMAGE_MARK, Message, mark_images, video_marks
+from internvl35.data.prompt import IMAGE_END, IMAGE_START, PromptBuilder, PromptSettings
+from internvl35.data.thinking import split_thinking
+from internvl35.data.tiles import cut_tiles, normalize_tiles
+from internvl35.data.tokenizer import load_tokenizer
+from internvl35.data.video import read_frames
+from internvl35.errors import CheckpointError, PromptError
+from internvl35.generate.runner import Request, StopRules, generate, generation_options, stream
+from internvl35.generate.sampling import SamplingSettings
+from internvl35.model.composite import VisionLanguageModel
+from internvl35.model.hub import resolve_checkpoint
+
+DEFAULT_SAMPLING = SamplingSettings()
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video and which part of it to look at."""
+
+    source: Any
+    """Path, bytes, or open binary file."""
+    num_frames: int = 8
+    """Frames taken, evenly spread."""
+    bound: tuple[float, float] | None = None
+    """First and last second; None for all of it."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What has been said and shown so far."""
+
+    messages: tuple[Message, ...] = ()
+    """Turns, oldest first."""
+    pictures: tuple[Tensor, ...] = field(default=(), repr=False)
+    """``(N, 3, tile, tile)`` tiles of each picture or frame, in the order of their places."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question of a batch."""
+
+    text: str
+    """What is asked; ``<image>`` marks say where the pictures stand, in front of it if there are none."""
+    images: Sequence[ImageSource] = ()
+    """Pictures in any form."""
+    video: Video | str | PathLike[str] | None = None
+    """A video, shown in front of the text; pictures come before it."""
+    conversation: Conversation = field(default_factory=Conversation)
+    """What went before."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer and what it took."""
+
+    text: str
+    """The answer, without reasoning."""
+    thinking: str | None
+    """The reasoning in front of it, if there was any."""
+    finish_reason: Literal["stop", "length"]
+    """``length`` if the answer was cut at ``max_tokens``."""
+    num_prompt_tokens: int
+    """Tokens of the prompt, visual tokens included."""
+    num_visual_tokens: int
+    """Visual tokens among them."""
+    num_tiles: int
+    """Tiles of all pictures and frames."""
+    num_new_tokens: int
+    """Tokens of the answer, reasoning and end token included."""
+    seconds: float
+    """From the question to the end of the answer, pictures included; of the whole batch in a batch."""
+    seconds_to_first_token: float | None
+    """From the question to the first token; None in a batch."""
+    conversation: Conversation
+    """What to pass on to ask a further question."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of an answer as it is written."""
+
+    text: str
+    """What came."""
+    is_thinking: bool
+    """Whether it belongs to the reasoning."""
+
+
+class Chat:
+    """A model with its tokenizer, ready to be asked.
+
+    Args:
+        model: the network.
+        tokenizer: its tokenizer.
+        prompt: how conversations become prompts; by default the template of the checkpoint.
+        tiles: how pictures are cut; by default as the checkpoint says.
+        images: how pictures are opened.
+
+    Raises:
+        CheckpointError: if tokenizer and network do not fit each other.
+    """
+
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        tokenizer: Any,
+        *,
+        prompt: PromptSettings | None = None,
+        tiles: TileSettings | None = None,
+        images: ImageSettings = DEFAULT_IMAGES,
+    ) -> None:
+        """Look the special tokens up and check that the network has rows for them."""
+        self.model = model
+        self.tokenizer = tokenizer
+        self.tiles = tiles or model.config.tile_settings
+        self.images = images
+        settings = prompt or PromptSettings(template=model.config.template)
+        room = int(model.config.text_config.max_position_embeddings)
+        self.builder = PromptBuilder(
+            tokenizer,
+            replace(
+                settings,
+                tokens_per_tile=model.config.tokens_per_tile,
+                max_tokens=min(settings.max_tokens or room, room),
+            ),
+        )
+        check_tokens(model, self.builder)
+        self.rules = stop_rules(tokenizer, self.builder)
+
+    def ask(
+        self,
+        text: str,
+        images: Sequence[ImageSource] = (),
+        *,
+        video: Video | str | PathLike[str] | None = None,
+        conversation: Conversation | None = None,
+        sampling: SamplingSettings = DEFAULT_SAMPLING,
+    ) -> Reply:
+        """Ask one question.
+
+        Args:
+            text: the question; see :class:`Question`.
+            images: pictures: paths, bytes, data URIs, Pillow pictures or arrays.
+            video: a video, shown in front of the text.
+            conversation: ``reply.conversation`` of the reply that this follows.
+            sampling: how the answer is chosen.
+
+        Returns:
+            The answer.
+
+        Raises:
+            MediaError: if a picture or video cannot be read.
+            PromptError: if marks and pictures do not match, or the prompt is too long.
+        """
+        pieces = self.stream(
+            text, images, video=video, conversation=conversation, sampling=sampling
+        )
+        for _ in pieces:
+            pass
+        assert pieces.reply is not None
+        return pieces.reply
+
+    def stream(
+        self,
+        text: str,
+        images: Sequence[ImageSource] = (),
+        *,
+        video: Video | str | PathLike[str] | None = None,
+        conversation: Conversation | None = None,
+        sampling: SamplingSettings = DEFAULT_SAMPLING,
+    ) -> ReplyStream:
+        """Ask one question and read the answer while it is written.
+
+        Args:
+            text: the question; see :class:`Question`.
+            images: pictures, as for :meth:`ask`.
+            video: a video, shown in front of the text.
+            conversation: ``reply.conversation`` of the reply that this follows.
+            sampling: how the answer is chosen.
+
+        Returns:
+            An iterator of pieces, whose ``reply`` holds the whole once it is exhausted; closing it
+            ends the generation.
+
+        Raises:
+            MediaError: if a picture or video cannot be read.
+            PromptError: if marks and pictures do not match, or the prompt is too long.
+        """
+        started = time.perf_counter()
+        question = Question(text, images, video, conversation or Conversation())
+        asked, request = self._prepare(question)
+        return ReplyStream(self, asked, request, sampling, started)
+
+    def ask_batch(
+        self, questions: Sequence[Question], sampling: SamplingSettings = DEFAULT_SAMPLING
+    ) -> list[Reply]:
+        """Answer several questions at once; each gets the answer it would get alone.
+
+        Args:
+            questions: at least one.
+            sampling: how the answers are chosen; with a temperature, the draws of one question depend
+                on its place in the batch.
+
+        Returns:
+            A reply a question, in order.
+
+        Raises:
+            MediaError: if a picture or video cannot be read.
+            PromptError: if marks and pictures do not match, or a prompt is too long.
+        """
+        if not questions:
+            return []
+        started = time.perf_counter()
+        prepared = [self._prepare(question) for question in questions]
+        options = self._options(sampling)
+        answers = generate(
+            self.model, [request for _, request in prepared], options, self.rules,
+            seed=sampling.seed, tokenizer=self.tokenizer,
+        )  # fmt: skip
+        seconds = time.perf_counter() - started
+        return [
+            self._reply(asked, request, token_ids, sampling, seconds, None)
+            for (asked, request), token_ids in zip(prepared, answers, strict=True)
+        ]
+
+    def _options(self, sampling: SamplingSettings) -> dict[str, Any]:
+        options = generation_options(sampling)
+        if sampling.stop:
+            options |= {"stop_strings": list(sampling.stop)}
+        return options
+
+    def _prepare(self, question: Question) -> tuple[Conversation, Request]:
+        pictures = [
+            normalize_tiles(cut_tiles(open_image(image, self.images), self.tiles))
+            for image in question.images
+        ]
+        text = question.text
+        if question.video is not None:
+            frames = self._frames(question.video)
+            text = mark_images(text, len(pictures)) if pictures else text
+            marks = video_marks(len(frames), self.builder.settings.frame_label)
+            text = _insert_marks(text, marks, len(pictures))
+            pictures += frames
+        elif pictures:
+            text = mark_images(text, len(pictures))
+        # without pictures a literal <image> is just text
+        message = Message("user", text, image_places=None if pictures else ())
+        asked = Conversation(
+            (*question.conversation.messages, message), (*question.conversation.pictures, *pictures)
+        )
+        prompt = self.builder.build(asked.messages, [len(tiles) for tiles in asked.pictures])
+        return asked, Request(prompt, torch.cat(asked.pictures) if asked.pictures else None)
+
+    def _frames(self, video: Video | str | PathLike[str]) -> list[Tensor]:
+        chosen = video if isinstance(video, Video) else Video(video)
+        found = read_frames(chosen.source, chosen.num_frames, chosen.bound)
+        one_tile = replace(self.tiles, min_tiles=1, max_tiles=1)
+        return [normalize_tiles(cut_tiles(frame, one_tile)) for frame in found.frames]
+
+    def decode(self, token_ids: Sequence[int], stop: Sequence[str] = ()) -> tuple[str | None, str]:
+        """Turn new tokens into reasoning and answer.
+
+        Args:
+            token_ids: as generated, possibly cut anywhere.
+            stop: texts at which the answer ends.
+
+        Returns:
+            The reasoning, None where there is none, and the answer.
+        """
+        ends = self.rules.end_token_ids
+        kept = [token_id for token_id in token_ids if token_id not in ends]
+        text = self.tokenizer.decode(kept, skip_special_tokens=False)
+        thinking, answer = split_thinking(text)
+        for mark in stop:
+            answer = answer.split(mark)[0]
+        return thinking, answer.strip()
+
+    def _reply(
+        self,
+        asked: Conversation,
+        request: Request,
+        token_ids: Sequence[int],
+        sampling: SamplingSettings,
+        seconds: float,
+        seconds_to_first_token: float | None,
+    ) -> Reply:
+        thinking, text = self.decode(token_ids, sampling.stop)
+        is_ended = bool(token_ids) and token_ids[-1] in self.rules.end_token_ids
+        is_cut = not is_ended and len(token_ids) >= sampling.max_tokens
+        spans = request.prompt.image_spans
+        answer = Message("assistant", text, thinking=thinking)
+        return Reply(
+            text=text,
+            thinking=thinking,
+            finish_reason="length" if is_cut else "stop",
+            num_prompt_tokens=len(request.prompt),
+            num_visual_tokens=sum(span.num_tokens for span in spans),
+            num_tiles=sum(span.num_tiles for span in spans),
+            num_new_tokens=len(token_ids),
+            seconds=seconds,
+            seconds_to_first_token=seconds_to_first_token,
+            conversation=replace(asked, messages=(*asked.messages, answer)),
+        )
+
+
+class ReplyStream(Iterator[Piece]):
+    """An answer as it is written; ``reply`` holds the whole once it has ended."""
+
+    def __init__(
+        self,
+        chat: Chat,
+        asked: Conversation,
+        request: Request,
+        sampling: SamplingSettings,
+        started: float,
+    ) -> None:
+        """Start to generate; see :meth:`Chat.stream`."""
+        self.reply: Reply | None = None
+        self._pieces = self._run(chat, asked, request, sampling, started)
+
+    def __next__(self) -> Piece:
+        """Return the next piece."""
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """End the generation early; there is no reply then."""
+        self._pieces.close()
+
+    def _run(
+        self,
+        chat: Chat,
+        asked: Conversation,
+        request: Request,
+        sampling: SamplingSettings,
+        started: float,
+    ) -> Generator[Piece]:
+        token_ids: list[int] = []
+        shown = {True: "", False: ""}
+        first: float | None = None
+        tokens = stream(
+            chat.model, request, chat._options(sampling), chat.rules,
+            seed=sampling.seed, tokenizer=chat.tokenizer,
+        )  # fmt: skip
+        try:
+            for token_id in tokens:
+                first = first if first is not None else time.perf_counter() - started
+                token_ids.append(token_id)
+                yield from _news(chat.decode(token_ids, sampling.stop), shown, is_last=False)
+        finally:
+            tokens.close()
+        yield from _news(chat.decode(token_ids, sampling.stop), shown, is_last=True)
+        seconds = time.perf_counter() - started
+        self.reply = chat._reply(asked, request, token_ids, sampling, seconds, first)
+
+
+def _news(found: tuple[str | None, str], shown: dict[bool, str], *, is_last: bool) -> Iterator[Piece]:
+    """Tell what is new in a text that grows, and hold back half a character."""
+    thinking, answer = found
+    for is_thinking, text in ((True, thinking or ""), (False, answer)):
+        settled = text if is_last else text.rstrip("\ufffd")
+        before = shown[is_thinking]
+        if settled.startswith(before) and len(settled) > len(before):
+            shown[is_thinking] = settled
+            yield Piece(settled[len(before) :], is_thinking)
+
+
+def _insert_marks(text: str, marks: str, num_images: int) -> str:
+    """Put the marks of frames behind those of the pictures, in front of the question."""
+    parts = text.split(IMAGE_MARK)
+    if len(parts) - 1 != num_images:
+        raise PromptError(
+            f"{len(parts) - 1} {IMAGE_MARK} marks but {num_images} images beside the video; pass one "
+            "image per mark; the video's frames get marks of their own"
+        )
+    head, tail = IMAGE_MARK.join(parts[:-1]), parts[-1]
+    if num_images == 0:
+        return marks + tail
+    return f"{head}{IMAGE_MARK}\n{marks}{tail.removeprefix(chr(10))}"
+
+
+def check_tokens(model: VisionLanguageModel, builder: PromptBuilder) -> None:
+    """Make the network look for pictures where the tokenizer puts them.
+
+    Args:
+        model: the network; its ``config.image_token_id`` follows the tokenizer, as in the released code.
+        builder: knows the tokenizer's ids.
+
+    Raises:
+        CheckpointError: if the embedding has no row for an id.
+    """
+    num_rows = int(model.get_input_embeddings().weight.shape[0])
+    highest = max(builder.image_token_id, *builder.stop_token_ids)
+    if highest >= num_rows:
+        raise CheckpointError(
+            f"the tokenizer has id {highest} but the embedding has {num_rows} rows; take the "
+            "tokenizer of the same checkpoint"
+        )
+    model.config.image_token_id = builder.image_token_id
+
+
+def stop_rules(tokenizer: Any, builder: PromptBuilder) -> StopRules:
+    """Collect the ids that end an answer, that must not stand in one, and that pad a batch."""
+    marks = [tokenizer.convert_tokens_to_ids(name) for name in (IMAGE_START, IMAGE_END)]
+    pad = tokenizer.pad_token_id
+    return StopRules(
+        end_token_ids=builder.stop_token_ids,
+        banned_token_ids=(builder.image_token_id, *marks),
+        pad_token_id=builder.stop_token_ids[0] if pad is None else pad,
+    )
+
+
+def load(
+    name: str | PathLike[str] = TINY,
+    *,
+    dtype: torch.dtype | str = "auto",
+    device_map: Any = None,
+    prompt: PromptSettings | None = None,
+    max_tiles: int | None = None,
+    images: ImageSettings = DEFAULT_IMAGES,
+    hub: Literal["hf", "modelscope"] = "hf",
+    revision: str | None = None,
+    offline: bool = False,
+    **options: Any,
+) -> Chat:
+    """Load a checkpoint to chat with.
+
+    Args:
+        name: ``tiny`` for the embedded checkpoint, a folder, a size such as ``8B``, or a hub id.
+        dtype: element type of the weights; ``auto`` is the checkpoint's own, and float32 for the
+            embedded one on a CPU.
+        device_map: where the parts go; by default spread over the GPUs there are, or the CPU.
+        prompt: how conversations become prompts; by default the checkpoint's template with the
+            official system prompt.
+        max_tiles: most tiles a picture, thumbnail not counted; by default as the checkpoint says.
+        images: how pictures are opened.
+        hub: where to look for names that are not folders.
+        revision: branch, tag or commit on the hub.
+        offline: use only what was downloaded before.
+        **options: ``load_in_8bit``, ``attn_implementation``, ``quantization_config`` and whatever else
+            ``VisionLanguageModel.from_pretrained`` takes.
+
+    Returns:
+        The chat.
+
+    Raises:
+        CheckpointError: if the checkpoint cannot be found or does not fit its config.
+    """
+    folder = resolve_checkpoint(name, hub=hub, revision=revision, offline=offline)
+    has_gpu = torch.cuda.is_available()
+    if dtype == "auto" and str(name) == TINY and not has_gpu:
+        dtype = torch.float32
+    model = VisionLanguageModel.from_pretrained(
+        folder, dtype=dtype, device_map=device_map or ("auto" if has_gpu else None), **options
+    )
+    tiles = model.config.tile_settings
+    if max_tiles is not None:
+        tiles = replace(tiles, min_tiles=min(tiles.min_tiles, max_tiles), max_tiles=max_tiles)
+    return Chat(model, load_tokenizer(folder), prompt=prompt, tiles=tiles, images=images)
