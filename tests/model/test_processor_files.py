@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from transformers import AutoImageProcessor
+from transformers import GotOcr2ImageProcessorPil
 
 from internvl35.config import PRESETS
 from internvl35.data.tiles import IMAGENET_MEAN, IMAGENET_STD
@@ -26,13 +26,18 @@ def test_the_native_layout_names_tiles_of_448_and_imagenet_statistics_for_video_
     assert json.loads(files["processor_config.json"])["image_seq_length"] == 256
 
 
+def test_video_frames_arrive_already_chosen_because_no_number_of_frames_is_written() -> None:
+    files = processor_files(preset_config(PRESETS["8B"]), "hf")
+    video = json.loads(files["video_preprocessor_config.json"])
+    assert (video["do_sample_frames"], video.get("num_frames")) == (False, None)
+
+
 def test_stock_transformers_builds_its_image_processor_from_them(
     tmp_path: Path, build_config: Callable[..., InternVLChatConfig]
 ) -> None:
     for name, text in processor_files(build_config(), "hf").items():
         (tmp_path / name).write_text(text)
-    processor = AutoImageProcessor.from_pretrained(tmp_path)
-    assert type(processor).__name__.startswith("GotOcr2ImageProcessor")
+    processor = GotOcr2ImageProcessorPil.from_pretrained(tmp_path)
     assert processor.size == {"height": 56, "width": 56}
     assert processor.crop_to_patches
 

@@ -78,7 +78,7 @@ def resolve_checkpoint(
     if text == TINY:
         return _embedded()
     path = Path(name).expanduser()
-    if path.is_dir():
+    if text and path.is_dir():
         return path
     if path.is_file():
         raise CheckpointError(f"{path} is a file; pass the folder that it is in")
@@ -141,7 +141,9 @@ class _SilentBar(tqdm):
 def _fetch_from_hugging_face(hub_name: str, where: dict[str, Any], *, show_progress: bool) -> Path:
     bar = None if show_progress else _SilentBar
     try:
-        return Path(huggingface_hub.snapshot_download(hub_name, tqdm_class=bar, **where))
+        # two files at a time: what is under way when a download is stopped is fetched again
+        folder = huggingface_hub.snapshot_download(hub_name, tqdm_class=bar, max_workers=2, **where)
+        return Path(folder)
     except (HFValidationError, OSError, ValueError, _HTTP_ERROR) as error:
         at = where["revision"] or "main"
         raise CheckpointError(_explain(error, hub_name, at)) from error
@@ -159,6 +161,8 @@ def _explain(error: Exception, hub_name: str, revision: str) -> str:
     if isinstance(error, RepositoryNotFoundError):
         return f"no checkpoint {hub_name!r}, neither a local folder nor on the hub; check the name"
     if isinstance(error, LocalEntryNotFoundError):
+        if isinstance(error.__cause__, HfHubHTTPError):  # what kept the hub from giving it out
+            return _explain(error.__cause__, hub_name, revision)
         return (
             f"{hub_name} at revision {revision!r} is not completely on this machine and the hub "
             "cannot be reached or must not be; go online once, or pass a local folder"
