@@ -1,7 +1,7 @@
 """The import map of the package: who may import whom, and which names no file may bear.
 
 errors <- config <- scoring <- data; config <- model; {model, data} <- generate
-generate <- {chat, dropin, serve, train}; chat <- evals
+generate <- {chat, serve, train}; chat <- {dropin, evals}
 cli, its commands, web and the package's front see all.
 """
 
@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "data": GROUND | {"scoring"},  # a drawn task knows how its answer is scored
     "generate": MIDDLE,
     "chat": UPPER,
-    "dropin": UPPER,
+    "dropin": UPPER | {"chat"},
     "serve": UPPER,
     "train": UPPER,
     "evals": UPPER | {"chat"},
