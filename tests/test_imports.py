@@ -8,13 +8,19 @@ cli, its commands, web and the package's front see all.
 from __future__ import annotations
 
 import ast
+import re
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 PACKAGE = "internvl35"
-SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / PACKAGE
+IMPORT_NAMES = {"pillow": "PIL"}
+"""Where a distribution is imported under another name."""
 
 GROUND = {"errors", "config"}
 MIDDLE = GROUND | {"model", "data", "scoring"}
@@ -148,3 +154,26 @@ def test_a_planted_vague_name_is_found(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "utils.py").touch()
     assert find_vague_names(tmp_path) == ["common", "data/utils.py"]
+
+
+def test_every_foreign_library_is_a_declared_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    declared = project["dependencies"] + [item for name in extras for item in extras[name]]
+    names = {re.split(r"[<>=!~\[; ]", item)[0].lower().replace("-", "_") for item in declared}
+    names = {IMPORT_NAMES.get(name, name) for name in names}
+    used = {
+        name.split(".")[0]
+        for path in SOURCE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for name in _foreign_names(node)
+    }
+    assert used - set(sys.stdlib_module_names) - {PACKAGE} - names == set()
+
+
+def _foreign_names(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.level == 0:
+        return [node.module or ""]
+    return []
