@@ -1,8 +1,8 @@
 """InternVL3.5: run, serve, fine-tune, reinforce, compress and evaluate the vision-language models.
 
 New code asks through :func:`load`; code written for the announcement keeps its calls with
-``AutoModel``, ``AutoTokenizer``, ``load_image`` and ``load_video`` from here. Names are imported when
-they are first used, so that importing the package is quick.
+``AutoModel``, ``AutoTokenizer``, ``load_image`` and ``load_video`` from here. Names are imported
+when they are first used, so that importing the package is quick.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What most people call: load a checkpoint once, then ask about pictures and videos.
 
-``load("tiny").ask("What is this?", images=["a.png"]).text`` is the whole of it; ``stream`` gives the
-answer while it is written, ``ask_batch`` answers many questions at once. The announcement's own API
-stands in :mod:`internvl35.dropin`. Paper section 2.1.
+``load("tiny").ask("What is this?", images=["a.png"]).text`` is the whole of it; ``stream`` gives
+the answer while it is written, ``ask_batch`` answers many questions at once. The announcement's own
+API stands in :mod:`internvl35.dropin`. Paper section 2.1.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Question:
     """One question of a batch."""
 
     text: str
-    """What is asked; ``<image>`` marks say where the pictures stand, in front of it if there are none."""
+    """What is asked; ``<image>`` marks say where pictures stand, without any they come first."""
     images: Sequence[ImageSource] = ()
     """Pictures in any form."""
     video: Video | str | PathLike[str] | None = None
@@ -88,7 +88,7 @@ class Reply:
     num_new_tokens: int
     """Tokens of the answer, reasoning and end token included."""
     seconds: float
-    """From the question to the end of the answer, pictures included; of the whole batch in a batch."""
+    """From the question to the end of the answer; in a batch, of the whole batch."""
     seconds_to_first_token: float | None
     """From the question to the first token; None in a batch."""
     conversation: Conversation
@@ -217,8 +217,8 @@ class Chat:
 
         Args:
             questions: at least one.
-            sampling: how the answers are chosen; with a temperature, the draws of one question depend
-                on its place in the batch.
+            sampling: how the answers are chosen; with a temperature, the draws of one question
+                depend on its place in the batch.
 
         Returns:
             A reply a question, in order.
@@ -372,7 +372,9 @@ class ReplyStream(Iterator[Piece]):
         self.reply = chat._reply(asked, request, token_ids, sampling, seconds, first)
 
 
-def _news(found: tuple[str | None, str], shown: dict[bool, str], *, is_last: bool) -> Iterator[Piece]:
+def _news(
+    found: tuple[str | None, str], shown: dict[bool, str], *, is_last: bool
+) -> Iterator[Piece]:
     """Tell what is new in a text that grows, and hold back half a character."""
     thinking, answer = found
     for is_thinking, text in ((True, thinking or ""), (False, answer)):
@@ -388,8 +390,8 @@ def _insert_marks(text: str, marks: str, num_images: int) -> str:
     parts = text.split(IMAGE_MARK)
     if len(parts) - 1 != num_images:
         raise PromptError(
-            f"{len(parts) - 1} {IMAGE_MARK} marks but {num_images} images beside the video; pass one "
-            "image per mark; the video's frames get marks of their own"
+            f"{len(parts) - 1} {IMAGE_MARK} marks but {num_images} images beside the video; pass "
+            "one image per mark; the video's frames get marks of their own"
         )
     head, tail = IMAGE_MARK.join(parts[:-1]), parts[-1]
     if num_images == 0:
@@ -401,13 +403,14 @@ def check_tokens(model: VisionLanguageModel, builder: PromptBuilder) -> None:
     """Make the network look for pictures where the tokenizer puts them.
 
     Args:
-        model: the network; its ``config.image_token_id`` follows the tokenizer, as in the released code.
+        model: the network; its ``config.image_token_id`` follows the tokenizer, as in the released
+            code.
         builder: knows the tokenizer's ids.
 
     Raises:
         CheckpointError: if the embedding has no row for an id.
     """
-    num_rows = int(model.get_input_embeddings().weight.shape[0])
+    num_rows = model.input_weight.shape[0]
     highest = max(builder.image_token_id, *builder.stop_token_ids)
     if highest >= num_rows:
         raise CheckpointError(
@@ -455,8 +458,8 @@ def load(
         hub: where to look for names that are not folders.
         revision: branch, tag or commit on the hub.
         offline: use only what was downloaded before.
-        **options: ``load_in_8bit``, ``attn_implementation``, ``quantization_config`` and whatever else
-            ``VisionLanguageModel.from_pretrained`` takes.
+        **options: ``load_in_8bit``, ``attn_implementation``, ``quantization_config`` and whatever
+            else ``VisionLanguageModel.from_pretrained`` takes.
 
     Returns:
         The chat.

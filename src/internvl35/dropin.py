@@ -1,4 +1,4 @@
-"""The announcement's own API: ``AutoModel`` with ``chat`` and ``batch_chat``, and ``AutoTokenizer``.
+"""The announcement's own API: ``AutoModel`` with ``chat`` and ``batch_chat``, ``AutoTokenizer``.
 
 Names and results are those of the released example code, so that it runs after one changed import.
 New code is better served by :mod:`internvl35.chat`, which this calls. Sampling and padding stand in
@@ -81,11 +81,11 @@ class InternVLChatModel(VisionLanguageModel):
 
         Args:
             tokenizer: of the same checkpoint.
-            pixel_values: ``(N, 3, tile, tile)`` tiles of all pictures of the conversation in order, as
-                ``load_image`` gives them, or ``None``. Tiles of another size than the checkpoint's are
-                resized.
-            question: ``<image>`` marks the places of pictures; without a mark in a first question the
-                pictures go in front.
+            pixel_values: ``(N, 3, tile, tile)`` tiles of all pictures of the conversation in order,
+                as ``load_image`` gives them, or ``None``. Tiles of another size than the
+                checkpoint's are resized.
+            question: ``<image>`` marks the places of pictures; without a mark in a first question
+                the pictures go in front.
             generation_config: fields of transformers' ``GenerationConfig``; ``streamer`` may hold a
                 transformers streamer, which gets the new tokens.
             history: what an earlier call with ``return_history`` returned, or ``None``. It is not
@@ -95,8 +95,8 @@ class InternVLChatModel(VisionLanguageModel):
             verbose: print question and answer.
 
         Returns:
-            The answer as the model wrote it, reasoning tags included; with ``return_history`` also the
-            history.
+            The answer as the model wrote it, reasoning tags included; with ``return_history`` also
+            the history.
 
         Raises:
             PromptError: if marks, ``num_patches_list`` and ``pixel_values`` do not match.
@@ -283,8 +283,8 @@ def _picture_sizes(
         sizes = [1] * found
     if sum(sizes) != found or any(size < 1 for size in sizes):
         raise PromptError(
-            f"num_patches_list is {sizes}, {sum(sizes)} tiles in all, but pixel_values holds {found}; "
-            "give the number of tiles of each picture"
+            f"num_patches_list is {sizes}, {sum(sizes)} tiles in all, but pixel_values holds "
+            f"{found}; give the number of tiles of each picture"
         )
     return sizes
 
@@ -296,8 +296,8 @@ def _pictures_per_question(questions: Sequence[str], num_pictures: int) -> list[
     if num_pictures == len(questions):  # the released code adds the mark where it is missing
         return [1] * num_pictures
     raise PromptError(
-        f"{sum(marks)} {IMAGE_MARK} marks but {num_pictures} images for {len(questions)} questions; "
-        "mark every picture, or give one picture a question"
+        f"{sum(marks)} {IMAGE_MARK} marks but {num_pictures} images for {len(questions)} "
+        "questions; mark every picture, or give one picture a question"
     )
 
 

@@ -66,7 +66,7 @@ def collate(examples: Sequence[Example], pad_token_id: int) -> TrainingBatch:
         The batch.
 
     Raises:
-        ValueError: if an example has as many loss marks as tokens not.
+        ValueError: if an example does not have one loss mark a token.
     """
     longest = max(len(example.token_ids) for example in examples)
     input_ids = torch.full((len(examples), longest), pad_token_id, dtype=torch.long)
@@ -74,7 +74,8 @@ def collate(examples: Sequence[Example], pad_token_id: int) -> TrainingBatch:
     for row, example in enumerate(examples):
         if len(example.token_ids) != len(example.loss_mask):
             raise ValueError(
-                f"{len(example.token_ids)} tokens but {len(example.loss_mask)} loss marks in one example"
+                f"an example has {len(example.token_ids)} tokens but {len(example.loss_mask)} loss "
+                "marks; needed: one a token"
             )
         ids = torch.tensor(example.token_ids, dtype=torch.long)
         input_ids[row, : len(ids)] = ids

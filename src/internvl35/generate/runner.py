@@ -102,7 +102,7 @@ def generate(
         New token ids of each request, end token included, padding not.
     """
     longest = max(len(request.prompt) for request in requests)
-    device = model.get_input_embeddings().weight.device
+    device: torch.device = model.input_weight.device
     input_ids = torch.full((len(requests), longest), rules.pad_token_id)
     mask = torch.zeros_like(input_ids)
     for row, request in enumerate(requests):
@@ -197,7 +197,7 @@ def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
         yield
 
 
-class _TokenStreamer(BaseStreamer):  # type: ignore[misc]
+class _TokenStreamer(BaseStreamer):
     """Hands new tokens on; the first call brings the prompt and is passed over."""
 
     def __init__(self, on_token: Callable[[int], None]) -> None:
@@ -213,7 +213,7 @@ class _TokenStreamer(BaseStreamer):  # type: ignore[misc]
         """Nothing is held back."""
 
 
-class _Cancelled(StoppingCriteria):  # type: ignore[misc]
+class _Cancelled(StoppingCriteria):
     def __init__(self, is_cancelled: Callable[[], bool]) -> None:
         self._is_cancelled = is_cancelled
 

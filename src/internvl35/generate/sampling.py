@@ -1,6 +1,6 @@
 """How the next token is chosen, and when an answer ends.
 
-Generation itself is left to :mod:`internvl35.generate.runner`. Paper section 3.1 (decoding settings).
+Generation itself is left to :mod:`internvl35.generate.runner`. Paper section 3.1.
 """
 
 from __future__ import annotations

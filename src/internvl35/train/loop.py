@@ -127,8 +127,8 @@ class TrainingLoop(Generic[Batch]):
         """Train until the last round, from wherever the folder's state stands.
 
         Args:
-            rounds: called with the first round wanted; yields that round's batches and all later ones,
-                the same for the same number however often it is asked.
+            rounds: called with the first round wanted; yields that round's batches and all later
+                ones, the same for the same number however often it is asked.
             evaluate: called every ``evaluate_every`` rounds and at the end; its figures are logged.
             on_log: called with every line of figures.
         """
@@ -179,8 +179,8 @@ class TrainingLoop(Generic[Batch]):
             loss, figures = self.loss_function(batch)
         if not torch.isfinite(loss):
             raise DataError(
-                f"the loss is {float(loss.detach())} in round {self.round}; lower the learning rate, the "
-                f"last good checkpoint stands in {self.folder}"
+                f"the loss is {float(loss.detach())} in round {self.round}; lower the learning "
+                f"rate, the last good checkpoint stands in {self.folder}"
             )
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.clip_norm)
@@ -228,7 +228,9 @@ class TrainingLoop(Generic[Batch]):
             progress = json.loads(metadata["progress"])
         except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise DataError(f"{path} is not a training state: {error}; use a new folder") from error
-        weights = {k.removeprefix("module."): v for k, v in tensors.items() if k.startswith("module.")}
+        weights = {
+            k.removeprefix("module."): v for k, v in tensors.items() if k.startswith("module.")
+        }
         try:
             self.module.load_state_dict(weights)
         except RuntimeError as error:
@@ -256,7 +258,9 @@ def make_optimizers(module: nn.Module, settings: LoopSettings) -> list[torch.opt
     """
     named = [(name, value) for name, value in module.named_parameters() if value.requires_grad]
     is_hidden = settings.optimizer == "muon"
-    matrices = [v for n, v in named if is_hidden and v.ndim == 2 and "embed" not in n and "head" not in n]
+    matrices = [
+        v for n, v in named if is_hidden and v.ndim == 2 and "embed" not in n and "head" not in n
+    ]
     taken = {id(value) for value in matrices}
     rest = [value for _, value in named if id(value) not in taken]
     rate, decay = settings.learning_rate, settings.weight_decay

@@ -1,6 +1,6 @@
 """Supervised loss: cross-entropy on answers, averaged per sample the way the paper does.
 
-Which tokens are answers is decided by :mod:`internvl35.data.prompt`. Paper section 2.2 (square averaging).
+Which tokens are answers is decided by :mod:`internvl35.data.prompt`. Paper section 2.2.
 """
 
 from __future__ import annotations

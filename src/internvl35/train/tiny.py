@@ -1,4 +1,4 @@
-"""The recipe of the embedded checkpoint: its sizes, its stream of drawn tasks, its loss, its stages.
+"""The recipe of the embedded checkpoint: its sizes, its stream of drawn tasks, its loss.
 
 First the tower alone learns which glyph, colour or shape stands in which patch; then the whole
 model learns to answer, while the dense labels go on guiding the tower. The loop is
@@ -23,9 +23,9 @@ from internvl35.data.batches import Example, TrainingBatch, collate, group_by_ti
 from internvl35.data.prompt import Message, PromptBuilder, PromptSettings
 from internvl35.data.synthetic import FAMILIES, MARK_LABELS, Drawing, draw, draw_page
 from internvl35.data.synthetic.patch_labels import label_patches
-from internvl35.data.tiles import cut_tiles, normalize_tiles
-from internvl35.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from internvl35.data.templates import TEMPLATES
+from internvl35.data.tiles import count_tiles, cut_tiles, normalize_tiles
+from internvl35.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from internvl35.model.composite import VisionLanguageModel
 from internvl35.model.configuration import (
     InternVLChatConfig,
@@ -65,7 +65,10 @@ class TinyRecipe:
     """Share of each family once the whole model learns."""
     page_share: float = 0.1
     """Share of pictures that stay dense pages for the tower after the warm-up."""
-    system_share: float = 0.3
+    tiled_share: float = 0.5
+    """Share of pictures of several tiles that is kept; the others are drawn anew, as they cost a
+    multiple of a picture of one tile."""
+    system_share: float = 0.15
     """Share of conversations that open with the official system prompt; the others have none."""
     patch_loss_weight: float = 0.3
     """Weight of the dense labels beside the loss of the answers."""
@@ -86,7 +89,7 @@ def tiny_config(image_token_id: int, pad_token_id: int, end_token_id: int) -> In
         end_token_id: id of ``<|im_end|>``, which ends an answer.
 
     Returns:
-        An InternVL3.5 in small: the same parts and names, tiles of 112 pixels, 16 visual tokens each.
+        An InternVL3.5 in small: the same parts and names, 16 visual tokens a tile of 112 pixels.
     """
     text = language_shape_to_dict(LANGUAGE) | {
         "max_position_embeddings": 4096,
@@ -109,8 +112,8 @@ def tiny_tokenizer() -> PreTrainedTokenizerBase:
     """Train the small tokenizer on the questions and answers of the drawn tasks.
 
     Returns:
-        Byte-level BPE with the released special tokens and single digits and capitals; the same every
-        time.
+        Byte-level BPE with the released special tokens and single digits and capitals; the same
+        every time.
     """
     texts = [template.default_system_prompt for template in TEMPLATES.values()] * 100
     texts += ["system", "user", "assistant"] * 1000
@@ -189,9 +192,19 @@ class TinyRounds(Dataset[list[TrainingBatch]]):
         names, shares = zip(*recipe.family_shares, strict=True)
         family = rng.choices(names, shares)[0]
         if is_warmup:
-            drawing = draw(rng.choice(("counting", "shapes", "reading")), "train", index, level)
-            return self._seen(drawing)
-        return self._asked(draw(family, "train", index, level), rng.random() < recipe.system_share)
+            family = rng.choice(("counting", "shapes", "reading"))
+            return self._seen(self._draw(rng, family, index, level))
+        drawing = self._draw(rng, family, index, level)
+        return self._asked(drawing, rng.random() < recipe.system_share)
+
+    def _draw(self, rng: random.Random, family: str, index: int, level: float) -> Drawing:
+        while True:
+            drawing = draw(family, "train", index, level)
+            if drawing.image is None or count_tiles(*drawing.image.size, self.tiles) == 1:
+                return drawing
+            if rng.random() < self.recipe.tiled_share:
+                return drawing
+            index += _REDRAWN  # an index that no round draws of itself
 
     def _seen(self, drawing: Drawing) -> Example:
         pixels, labels = self._look(drawing)
@@ -229,7 +242,9 @@ class Trainee(nn.Module):
         self.patch_head = nn.Linear(model.config.vision_config.hidden_size, len(MARK_LABELS))
         nn.init.constant_(self.patch_head.bias, -3.0)
 
-    def loss(self, batch: TrainingBatch, patch_loss_weight: float) -> tuple[Tensor, dict[str, float]]:
+    def loss(
+        self, batch: TrainingBatch, patch_loss_weight: float
+    ) -> tuple[Tensor, dict[str, float]]:
         """Loss of the answers plus that of the dense labels.
 
         Args:
@@ -299,7 +314,8 @@ def train_tiny(
     *,
     device: torch.device | None = None,
     num_workers: int = 1,
-    evaluate: Callable[[VisionLanguageModel, PreTrainedTokenizerBase], dict[str, float]] | None = None,
+    evaluate: Callable[[VisionLanguageModel, PreTrainedTokenizerBase], dict[str, float]]
+    | None = None,
     on_log: Callable[[dict[str, float]], None] | None = None,
 ) -> None:
     """Train the embedded checkpoint, or go on where the folder's run was stopped.
@@ -352,6 +368,8 @@ def _run_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         partial.rename(folder)
     return load_tokenizer(folder)
 
+
+_REDRAWN = 1_000_000_000
 
 _NAMED_TOKENS = ("<IMG_CONTEXT>", "<|endoftext|>", "<|im_end|>")
 

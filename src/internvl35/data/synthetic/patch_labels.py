@@ -1,6 +1,7 @@
-"""Dense labels for a vision tower: which glyph, colour or shape stands in which patch of which tile.
+"""Dense labels for a vision tower: which glyph, colour or shape stands in which patch.
 
-Drawing the pictures and marking what they hold is left to the families. No counterpart in the paper.
+Drawing the pictures and marking what they hold is left to the families. No counterpart in the
+paper.
 """
 
 from __future__ import annotations
@@ -63,4 +64,7 @@ def _label_grid(
 
 def _overlap(low: float, high: float, count: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     starts = np.arange(count, dtype=np.float64)
-    return np.clip(np.minimum(high, starts + 1) - np.maximum(low, starts), 0.0, None)
+    covered: np.ndarray[tuple[int], np.dtype[np.float64]] = np.clip(
+        np.minimum(high, starts + 1) - np.maximum(low, starts), 0.0, None
+    )
+    return covered

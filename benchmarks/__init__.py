@@ -1,0 +1,1 @@
+"""Measurements: each file writes ``results/NAME.json`` with machine, date, versions and figures."""
