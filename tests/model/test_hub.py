@@ -154,6 +154,51 @@ class HuggingFaceHandler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
+class ModelScopeHandler(BaseHTTPRequestHandler):
+    """The few addresses of ModelScope that a download asks for."""
+
+    protocol_version = "HTTP/1.1"
+    hub: StandIn
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        parts = urllib.parse.urlparse(self.path)
+        query = dict(urllib.parse.parse_qsl(parts.query))
+        commit = self.hub.find(query.get("Revision", "master"))
+        files = self.hub.commits.get(commit or "", {})
+        if commit and parts.path == f"/api/v1/models/{REPOSITORY}/repo/files":
+            listing = [
+                {"Path": name, "Name": name, "Type": "blob", "Size": len(content),
+                 "Sha256": hashlib.sha256(content).hexdigest()}
+                for name, content in files.items()
+            ]  # fmt: skip
+            self.reply(200, json.dumps({"Code": 200, "Data": {"Files": listing}}).encode(), {})
+        elif commit and parts.path == f"/api/v1/models/{REPOSITORY}/repo":
+            self.answer_file(query["FilePath"], files[query["FilePath"]])
+        else:
+            self.reply(404, b'{"Code": 10010205001, "Message": "not found"}', {})
+
+    def answer_file(self, name: str, content: bytes) -> None:
+        asked = self.headers.get("Range")
+        self.hub.fetched.append((name, asked))
+        if not asked:
+            self.reply(200, content, {})
+            return
+        first, _, last = asked.removeprefix("bytes=").partition("-")
+        start, end = int(first), int(last) if last else len(content) - 1
+        span = {"Content-Range": f"bytes {start}-{end}/{len(content)}"}
+        self.reply(206, content[start : end + 1], span)
+
+    def reply(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for key, value in (headers | {"Content-Length": str(len(body))}).items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+
 def etag(content: bytes) -> str:
     return hashlib.sha1(content).hexdigest()
 
@@ -368,3 +413,32 @@ def test_modelscope_without_the_package_names_the_extra(monkeypatch: pytest.Monk
     monkeypatch.setattr("internvl35.model.hub.importlib.util.find_spec", lambda name: None)
     with pytest.raises(CheckpointError, match=r"pip install 'internvl35\[modelscope\]'"):
         resolve_checkpoint("8B", hub="modelscope")
+
+
+@pytest.fixture
+def modelscope() -> Iterator[StandIn]:
+    pytest.importorskip("modelscope.hub.snapshot_download")
+    for hub in serve(ModelScopeHandler):
+        hub.add("master", DATA | EVIL)
+        yield hub
+
+
+def test_modelscope_gives_data_files_only_once_and_by_revision(
+    modelscope: StandIn, tmp_path: Path
+) -> None:
+    where: Any = {"hub": "modelscope", "endpoint": modelscope.address, "cache_dir": tmp_path}
+    with pytest.raises(CheckpointError, match="could not be fetched from ModelScope") as caught:
+        resolve_checkpoint("8B", offline=True, **where)
+    assert "\n" not in str(caught.value)
+    folder = resolve_checkpoint("8B", **where)
+    assert {name: (folder / name).read_bytes() for name in DATA} == DATA
+    assert {name for name, _ in modelscope.fetched} == DATA.keys()
+    modelscope.fetched.clear()
+    assert resolve_checkpoint("8B", offline=True, **where) == folder
+    assert resolve_checkpoint("8B", **where) == folder
+    assert modelscope.fetched == []
+    modelscope.add("v1.0", DATA | {"config.json": b'{"old": true}'})
+    old = resolve_checkpoint("8B", revision="v1.0", **where)
+    assert (old / "config.json").read_bytes() == b'{"old": true}'
+    with pytest.raises(CheckpointError, match="check name, revision and network"):
+        resolve_checkpoint("8B", revision="v9", **where)

@@ -64,7 +64,7 @@ def resolve_checkpoint(
         offline: look only among files fetched before; the environment variable ``HF_HUB_OFFLINE``
             does the same for the Hugging Face hub.
         cache_dir: where fetched files are kept, by default where the hub's own tools keep them.
-        show_progress: whether to draw progress bars.
+        show_progress: whether to draw progress bars; those of ModelScope are always drawn.
         token: access token for gated or private checkpoints, by default the one logged in with.
         endpoint: address of the hub, for a mirror.
 
@@ -89,10 +89,12 @@ def resolve_checkpoint(
         "revision": revision, "cache_dir": cache_dir, "token": token, "endpoint": endpoint,
         "local_files_only": offline, "allow_patterns": list(DATA_FILES),
     }  # fmt: skip
-    fetch = {"hf": _fetch_from_hugging_face, "modelscope": _fetch_from_modelscope}.get(hub)
-    if fetch is None:
+    if hub == "hf":
+        folder = _fetch_from_hugging_face(hub_name, where, show_progress=show_progress)
+    elif hub == "modelscope":
+        folder = _fetch_from_modelscope(hub_name, where)
+    else:
         raise CheckpointError(f"hub is {hub!r}; needed: 'hf' or 'modelscope'")
-    folder = fetch(hub_name, where, show_progress=show_progress)
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{hub_name} holds no config.json; it is not a checkpoint")
     return folder
@@ -176,7 +178,7 @@ def _explain(error: Exception, hub_name: str, revision: str) -> str:
     )
 
 
-def _fetch_from_modelscope(hub_name: str, where: dict[str, Any], *, show_progress: bool) -> Path:
+def _fetch_from_modelscope(hub_name: str, where: dict[str, Any]) -> Path:
     if importlib.util.find_spec("modelscope") is None:
         raise CheckpointError(
             "the ModelScope hub needs the package modelscope; install it with: "
@@ -185,9 +187,8 @@ def _fetch_from_modelscope(hub_name: str, where: dict[str, Any], *, show_progres
     from modelscope.hub import errors as modelscope_errors
     from modelscope.hub.snapshot_download import snapshot_download
 
-    quiet: dict[str, Any] = {} if show_progress else {"progress_callbacks": []}
     try:
-        return Path(snapshot_download(hub_name, **where, **quiet))
+        return Path(snapshot_download(hub_name, **where))
     except (getattr(modelscope_errors, "HubError", OSError), OSError, ValueError) as error:
         reason = str(error).strip().splitlines()
         raise CheckpointError(
