@@ -243,18 +243,27 @@ class _PinnedConnection(http.client.HTTPConnection):
         )
         self._address = address
         self._is_tls = parts.scheme == "https"
+        # http.client forgets its socket as soon as an answer says that it is the last one.
+        self._live: socket.socket | None = None
+        self._is_over = False
 
     def connect(self) -> None:
-        self.sock = socket.create_connection((self._address, self.port), self.timeout)
+        self.sock = self._live = socket.create_connection((self._address, self.port), self.timeout)
         if self._is_tls:
-            context = ssl.create_default_context()
-            self.sock = context.wrap_socket(self.sock, server_hostname=self.host)
+            wrapped = ssl.create_default_context().wrap_socket(
+                self.sock, server_hostname=self.host, do_handshake_on_connect=False
+            )
+            self.sock = self._live = wrapped
+            wrapped.do_handshake()
+        if self._is_over:
+            raise TimeoutError
 
     def interrupt(self) -> None:
-        """End reads that other threads are waiting for."""
-        if isinstance(self.sock, socket.socket):
+        """End the reads and writes that another thread is waiting for."""
+        self._is_over = True
+        if self._live is not None:
             try:
-                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+                socket.socket.shutdown(self._live, socket.SHUT_RDWR)
             except OSError:
                 return  # closed meanwhile
 
