@@ -68,7 +68,13 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the embedding of the language model."""
-        return self.language_model.get_input_embeddings()  # type: ignore[no-any-return]
+        return self.language_model.get_input_embeddings()
+
+    @property
+    def input_weight(self) -> Tensor:
+        """Rows of the embedding ``(W, D)``: its device is where token ids go."""
+        weight: Tensor = self.language_model.get_input_embeddings().weight
+        return weight
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the embedding of the language model."""
@@ -76,7 +82,7 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
 
     def get_output_embeddings(self) -> nn.Module:
         """Return the output head of the language model."""
-        return self.language_model.get_output_embeddings()  # type: ignore[no-any-return]
+        return self.language_model.get_output_embeddings()
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         """Replace the output head of the language model."""
@@ -187,7 +193,7 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
             raise ValueError("pass exactly one of input_ids and inputs_embeds")
         if sum(given is not None for given in (pixel_values, image_features, inputs_embeds)) > 1:
             raise ValueError(
-                "pass only one of pixel_values, image_features and inputs_embeds, each is the pictures"
+                "pass one of pixel_values, image_features and inputs_embeds; each holds pictures"
             )
         if inputs_embeds is None:
             assert input_ids is not None
@@ -241,7 +247,8 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         encoded before they are repeated.
         """
         if pixel_values is not None and expand_size > 1:
-            pixel_values, image_features = None, self.get_image_features(pixel_values)
+            image_features = self.get_image_features(pixel_values)
+            pixel_values = None
         if image_features is not None and expand_size > 1 and input_ids is not None:
             flat = image_features.reshape(-1, image_features.shape[-1])
             places = (input_ids == self.config.image_token_id).sum(dim=1).tolist()

@@ -12,7 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
-from transformers import GptOssConfig, InternVLVisionConfig, PreTrainedConfig, Qwen3Config, Qwen3MoeConfig
+from transformers import (
+    GptOssConfig,
+    InternVLVisionConfig,
+    PreTrainedConfig,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 from internvl35.config import LanguageShape, ModelPreset, TileSettings, VisionShape
 from internvl35.errors import ConfigError
@@ -50,7 +56,7 @@ class InternVLChatConfig(PreTrainedConfig):
             ``model_type`` ``qwen3``, ``qwen3_moe`` or ``gpt_oss``.
         image_token_id: id of ``<IMG_CONTEXT>``.
         downsample_ratio: share of patches a side keeps when patches are merged; 0.5 folds 2x2.
-        select_layer: tower layer whose output is used; only -1, the last, is released and supported.
+        select_layer: tower layer whose output is used; only -1, the last, is released and known.
         ps_version: ``v2``; ``v1`` (transposed merging of older models) is refused.
         template: conversation template name.
         force_image_size: side of a tile in pixels.
@@ -117,13 +123,33 @@ class InternVLChatConfig(PreTrainedConfig):
         self.flash_absolute_threshold = flash_absolute_threshold
         if ps_version != "v2":
             raise ConfigError(
-                f"ps_version is {ps_version!r}; only 'v2' is known (every InternVL3.5 checkpoint has "
-                "it); convert older checkpoints with the tools of their own release"
+                f"ps_version is {ps_version!r}; only 'v2' is known (every InternVL3.5 checkpoint "
+                "has it); convert older checkpoints with the tools of their own release"
             )
         if select_layer != -1:
             raise ConfigError(f"select_layer is {select_layer}; only -1, the last layer, is known")
         super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
         _ = self.merge_factor  # checks downsample_ratio against the grid
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build from a dictionary of this class's fields or from config.json of either layout.
+
+        Args:
+            config_dict: what ``to_dict`` gives, or the content of a config.json.
+            **kwargs: passed on to ``PreTrainedConfig.from_dict``.
+
+        Returns:
+            The configuration, with ``return_unused_kwargs`` also what was left of ``kwargs``.
+
+        Raises:
+            ConfigError: as the class.
+        """
+        if config_dict.get("model_type") == "internvl":
+            config_dict = _config_from_dict(config_dict, "hf").to_dict()
+        elif "llm_config" in config_dict:
+            config_dict = _config_from_dict(config_dict, "remote-code").to_dict()
+        return super().from_dict(config_dict, **kwargs)
 
     @property
     def merge_factor(self) -> int:
@@ -131,8 +157,8 @@ class InternVLChatConfig(PreTrainedConfig):
         factor = round(1 / self.downsample_ratio) if self.downsample_ratio > 0 else 0
         if factor < 1 or abs(factor * self.downsample_ratio - 1) > 1e-6 or self.grid % factor:
             raise ConfigError(
-                f"downsample_ratio is {self.downsample_ratio} for a grid of {self.grid} patches; needed: "
-                "one over a whole number that divides the grid"
+                f"downsample_ratio is {self.downsample_ratio} for a grid of {self.grid} patches; "
+                "needed: one over a whole number that divides the grid"
             )
         return factor
 
@@ -281,7 +307,7 @@ def read_config(folder: Path) -> tuple[InternVLChatConfig, Layout]:
         raise ConfigError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"{path} does not describe an InternVL3.5 model: {error}") from error
-    except Exception as error:  # noqa: BLE001 - huggingface_hub's strict dataclasses raise their own type
+    except Exception as error:  # huggingface_hub's strict dataclasses raise types of their own
         if "Validation" not in type(error).__name__:
             raise
         raise ConfigError(f"{path}: {error}") from error
@@ -318,24 +344,31 @@ def _config_from_dict(data: Mapping[str, Any], layout: Layout) -> InternVLChatCo
     if "tie_word_embeddings" not in fields:
         # transformers' InternVLConfig defaults to tied; every released size is untied
         fields["tie_word_embeddings"] = bool(text.get("tie_word_embeddings", False))
-    fields["text_config"] = text
+    # training switches the cache off and some releases kept that; it is no property of the weights
+    fields["text_config"] = {key: value for key, value in text.items() if key != "use_cache"}
     fields["image_token_id"] = data.get("image_token_id") or _default_image_token(text)
     return InternVLChatConfig(**fields, **({"dtype": dtype} if dtype else {}))
 
 
 def _default_template(text: Mapping[str, Any]) -> str:
-    return "internvl3_5_gpt_oss" if text.get("model_type") == "gpt_oss" else "internvl2_5"
+    return "internvl3_5_gpt_oss" if _is_gpt_oss(text) else "internvl2_5"
 
 
 def _default_image_token(text: Mapping[str, Any]) -> int:
     # the remote-code layout leaves the id to the tokenizer; these are the released tokenizers' ids
-    is_gpt_oss = "gpt_oss" in str(text.get("model_type")) or "GptOss" in str(text.get("architectures"))
-    return 200_021 if is_gpt_oss else 151_671
+    return 200_021 if _is_gpt_oss(text) else 151_671
+
+
+def _is_gpt_oss(text: Mapping[str, Any]) -> bool:
+    named = (text.get("model_type"), *(text.get("architectures") or ()))
+    return any(name in ("gpt_oss", "GptOssForCausalLM") for name in named)
 
 
 def _tower_from_remote_code(vision: Mapping[str, Any]) -> dict[str, Any]:
-    renamed = {"qkv_bias": "attention_bias", "qk_normalization": "use_qk_norm",
-               "initializer_factor": "layer_scale_init_value", "dropout": "hidden_dropout_prob"}  # fmt: skip
+    renamed = {
+        "qkv_bias": "attention_bias", "qk_normalization": "use_qk_norm",
+        "initializer_factor": "layer_scale_init_value", "dropout": "hidden_dropout_prob",
+    }  # fmt: skip
     known = (
         "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "norm_type",
         "image_size", "patch_size", "num_channels", "hidden_act", "layer_norm_eps",
@@ -362,7 +395,7 @@ def config_to_dict(config: InternVLChatConfig, layout: Layout) -> dict[str, Any]
     Returns:
         A JSON-ready dictionary that other software of that layout reads.
     """
-    text = config.text_config.to_dict()
+    text = _text_to_dict(config.text_config)
     shared = {
         key: getattr(config, key)
         for key in _SHARED_FIELDS
@@ -371,7 +404,7 @@ def config_to_dict(config: InternVLChatConfig, layout: Layout) -> dict[str, Any]
     dtype = str(config.dtype).removeprefix("torch.") if config.dtype is not None else None
     common = shared | {"image_token_id": config.image_token_id}
     if dtype is not None:
-        common["dtype"] = dtype
+        common |= {"dtype": dtype, "torch_dtype": dtype}
     if layout == "hf":
         return common | {
             "architectures": ["InternVLForConditionalGeneration"],
@@ -391,6 +424,18 @@ def config_to_dict(config: InternVLChatConfig, layout: Layout) -> dict[str, Any]
         "llm_config": text | {"architectures": [_architecture(text["model_type"])]},
         "vision_config": _tower_to_remote_code(config),
     }
+
+
+def _text_to_dict(config: PreTrainedConfig) -> dict[str, Any]:
+    # transformers before version 5 reads rope_theta and rope_scaling, no rope_parameters, and takes
+    # a theta of 10,000 where it finds none: a wrong model without a word
+    text: dict[str, Any] = config.to_dict()
+    rope = dict(text["rope_parameters"])
+    text["rope_theta"] = rope.pop("rope_theta")
+    text["rope_scaling"] = None if rope.get("rope_type", "default") == "default" else rope
+    if text.get("dtype") is not None:
+        text["torch_dtype"] = text["dtype"]
+    return text
 
 
 def _architecture(family: str) -> str:
