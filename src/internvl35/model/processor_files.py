@@ -50,7 +50,7 @@ def processor_files(config: InternVLChatConfig, layout: Layout) -> dict[str, str
             {
                 "video_processor_type": "InternVLVideoProcessor",
                 "processor_class": "InternVLProcessor",
-                "do_sample_frames": True,
+                "do_sample_frames": False,  # True needs a num_frames, which only the caller knows
             }
             | common
         ),
