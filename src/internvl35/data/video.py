@@ -245,6 +245,11 @@ class _Video:
         with self._open() as container:
             stream = self._find_stream(container)
             self.num_pixels: int = stream.width * stream.height
+            if self.num_pixels < 1:  # probing is under the same limit
+                raise MediaError(
+                    f"{label} tells no frame size, or one of more pixels than "
+                    f"max_frame_pixels allows ({settings.max_frame_pixels})"
+                )
             if self.num_pixels > settings.max_frame_pixels:
                 raise MediaError(
                     f"{label} has frames of {stream.width}x{stream.height} pixels; "
@@ -305,8 +310,12 @@ class _Video:
             is_cover = bool(stream.disposition & av.stream.Disposition.attached_pic)
             if not is_cover and stream.codec_context is not None:
                 return stream
-        held = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-        raise MediaError(f"{self._label} holds no video that can be decoded, only {held}")
+        kinds = {stream.type for stream in container.streams}
+        rest = "" if "audio" in kinds else ", or is truncated"
+        raise MediaError(
+            f"{self._label} holds no video that can be decoded, "
+            f"only {', '.join(sorted(kinds)) or 'nothing'}{rest}"
+        )
 
     def _list_packets(
         self, container: InputContainer, stream: VideoStream
