@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GenerationConfig, InternVLForConditionalGeneration
+from transformers import AutoModel, GenerationConfig, InternVLForConditionalGeneration
 
 from internvl35.errors import CheckpointError
 from internvl35.model.composite import VisionLanguageModel
@@ -189,6 +189,22 @@ def test_options_of_other_loaders_are_accepted(tmp_path: Path, build_model: Buil
     assert loaded.name_or_path == str(tmp_path)
 
 
+def test_the_auto_classes_of_transformers_do_not_run_remote_code_either(
+    tmp_path: Path, build_model: BuildModel
+) -> None:
+    model = build_model()
+    save_checkpoint(model, tmp_path, layout="remote-code")
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["auto_map"] = {
+        "AutoConfig": "evil.InternVLChatConfig", "AutoModel": "evil.InternVLChatModel",
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "evil.py").write_text("raise SystemExit('remote code was run')")
+    loaded = AutoModel.from_pretrained(tmp_path, trust_remote_code=True)
+    assert type(loaded) is VisionLanguageModel
+    assert_same_weights(loaded, model)
+
+
 def test_generation_settings_come_and_go_with_the_checkpoint(
     tmp_path: Path, build_model: BuildModel
 ) -> None:
@@ -223,6 +239,20 @@ def test_eight_bits_without_the_package_names_the_extra(
     monkeypatch.setattr("internvl35.model.weights.importlib.util.find_spec", lambda name: None)
     with pytest.raises(CheckpointError, match=r"pip install 'internvl35\[int8\]'"):
         load(tmp_path, load_in_8bit=True)
+
+
+def test_eight_bits_stay_close_and_cannot_be_saved(
+    tmp_path: Path, build_model: BuildModel, inputs: Inputs
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    model = build_model()
+    save_checkpoint(model, tmp_path, layout="remote-code")
+    loaded = load(tmp_path, load_in_8bit=True)
+    assert torch.int8 in {parameter.dtype for parameter in loaded.parameters()}
+    expected = logits(model, inputs)
+    assert (logits(loaded, inputs) - expected).abs().max() < 0.1 * expected.abs().max()
+    with pytest.raises(CheckpointError, match=r"in torch\.int8; needed: floating point"):
+        save_checkpoint(loaded, tmp_path / "again")
 
 
 @pytest.mark.parametrize(
