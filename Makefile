@@ -16,12 +16,13 @@ export PIP_CONSTRAINT := $(abspath constraints.txt)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint bench-tiny clean
 
 help:
 	@echo "make demo   set up in $(VENV) and ask one question about a picture"
 	@echo "make test   set up in $(VENV) and run lint, types and tests"
 	@echo "make lint   lint and types alone"
+	@echo "make bench-tiny  accuracy of the embedded checkpoint on fresh pictures"
 	@echo "make clean  remove $(VENV) and caches"
 
 demo: $(INSTALLED)
@@ -37,6 +38,9 @@ lint: $(INSTALLED_DEV)
 
 test: lint
 	$(BIN)/python -m pytest
+
+bench-tiny: $(INSTALLED)
+	$(BIN)/python -m benchmarks.tiny
 
 # A stamp is written only when its install has finished, so an interrupted set-up is taken up again;
 # it is older than pyproject.toml or constraints.txt as soon as one of them changes.
