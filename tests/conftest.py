@@ -1,8 +1,10 @@
-"""What tests of several rooms share: a small checkpoint with random weights and a tokenizer."""
+"""What tests of several rooms share: small networks of the released shapes with random weights."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,74 @@ from internvl35.data.templates import TEMPLATES
 from internvl35.data.tokenizer import save_tokenizer, train_tokenizer
 from internvl35.model.composite import VisionLanguageModel
 from internvl35.model.configuration import InternVLChatConfig
+
+IMAGE_TOKEN = 300
+
+
+def make_config(
+    family: str = "qwen3",
+    tower: str = "300M",
+    *,
+    is_tied: bool = False,
+    vision: Mapping[str, Any] | None = None,
+    text: Mapping[str, Any] | None = None,
+    **fields: Any,
+) -> InternVLChatConfig:
+    """A tile has 56 x 56 pixels, 4 x 4 patches and so 4 visual tokens; the vocabulary 320 rows."""
+    vision_fields = {
+        "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 96, "image_size": [56, 56], "patch_size": [14, 14],
+        "norm_type": "layer_norm", "attention_bias": True, "use_qk_norm": False,
+    }  # fmt: skip
+    if tower == "6B":
+        vision_fields |= {"norm_type": "rms_norm", "attention_bias": False, "use_qk_norm": True}
+    text_fields = {
+        "model_type": family, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 320, "intermediate_size": 96,
+        "tie_word_embeddings": is_tied,
+    }  # fmt: skip
+    if family == "qwen3_moe":
+        text_fields |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+    if family == "gpt_oss":
+        text_fields |= {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8}
+    return InternVLChatConfig(
+        vision_config=vision_fields | dict(vision or {}),
+        text_config=text_fields | dict(text or {}),
+        **{"image_token_id": IMAGE_TOKEN, **fields},
+    )
+
+
+def make_model(config: InternVLChatConfig) -> VisionLanguageModel:
+    """Random weights, norms and biases too: fresh ones are ones and zeros, which hide mistakes."""
+    torch.manual_seed(0)
+    model = VisionLanguageModel(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture(scope="session")
+def build_config() -> Callable[..., InternVLChatConfig]:
+    return make_config
+
+
+@pytest.fixture(scope="session")
+def build_model() -> Callable[..., VisionLanguageModel]:
+    def build(family: str = "qwen3", tower: str = "300M", **options: Any) -> VisionLanguageModel:
+        return make_model(make_config(family, tower, **options))
+
+    return build
+
+
+@pytest.fixture
+def inputs() -> dict[str, torch.Tensor]:
+    """One sequence with one tile."""
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "input_ids": torch.tensor([[1, 2, *[IMAGE_TOKEN] * 4, 5, 6, 7, 8]]),
+        "pixel_values": torch.randn(1, 3, 56, 56, generator=generator),
+    }
 
 
 @pytest.fixture(scope="session")
