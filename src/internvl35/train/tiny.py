@@ -301,7 +301,7 @@ def patch_label_loss(scores: Tensor, labels: Tensor) -> Tensor:
 
 def patch_accuracy(scores: Tensor, labels: Tensor) -> float:
     """Share of patches with any label whose highest score is one of their labels."""
-    is_labelled = labels.any(dim=-1)
+    is_labelled = labels.bool().any(dim=-1)
     if not bool(is_labelled.any()):
         return 0.0
     best = scores[is_labelled].argmax(dim=-1, keepdim=True)
