@@ -81,3 +81,31 @@ def inputs() -> dict[str, torch.Tensor]:
         "input_ids": torch.tensor([[1, 2, *[IMAGE_TOKEN] * 4, 5, 6, 7, 8]]),
         "pixel_values": torch.randn(1, 3, 56, 56, generator=generator),
     }
+
+
+@pytest.fixture(scope="session")
+def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder of the remote-code layout: tiles of 56 pixels, 4 visual tokens each."""
+    texts = [template.default_system_prompt for template in TEMPLATES.values()]
+    texts += ["Describe the two images in detail, shortly. Hello, who are you? user assistant"]
+    tokenizer = train_tokenizer(texts * 20, 640)
+    config = InternVLChatConfig(
+        vision_config={
+            "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "intermediate_size": 96, "image_size": [56, 56], "patch_size": [14, 14],
+            "attention_bias": True,
+        },
+        text_config={
+            "model_type": "qwen3", "hidden_size": 64, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32,
+            "vocab_size": 640, "intermediate_size": 96, "tie_word_embeddings": False,
+            "max_position_embeddings": 2048, "initializer_range": 0.2,
+        },
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        max_dynamic_patch=6,
+    )  # fmt: skip
+    torch.manual_seed(7)
+    folder = tmp_path_factory.mktemp("random") / "checkpoint"
+    VisionLanguageModel(config).save_pretrained(folder, layout="remote-code")
+    save_tokenizer(tokenizer, folder)
+    return folder
