@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from internvl35.commands import models
+from internvl35.commands import chat, convert, models, train
 from internvl35.errors import InternVLError
 
 DEBUG_FLAG = "--debug"
@@ -27,7 +27,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("chat")(chat.chat)
 app.command("models")(models.list_models)
+app.command("convert")(convert.convert)
+app.add_typer(train.app)
 
 
 def _print_version(is_asked: bool) -> None:
