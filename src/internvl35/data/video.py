@@ -44,6 +44,9 @@ _SEEKABLE = ("mov", "matroska", "avi")
 _GENERATE_TIMES = 1
 """FFmpeg's flag to make up times that a container does not store; wrong for AVI with B-frames."""
 
+_CAN_LIMIT_PROBING = tuple(int(part) for part in av.__version__.split(".")[:2]) >= (17, 1)
+"""Older ones crash on options for streams where streams appear late, as in MPEG files."""
+
 _TURNS = {
     90: Image.Transpose.ROTATE_90,
     180: Image.Transpose.ROTATE_180,
@@ -289,14 +292,17 @@ class _Video:
 
     def _open(self) -> InputContainer:
         self._file.seek(0)
-        options = {
-            # Playlists may name other files and addresses; no protocol is named like this.
-            "protocol_whitelist": "none",
-            "max_pixels": str(self._settings.max_frame_pixels),
-        }
+        # Playlists may name other files and addresses; no protocol is named like this.
+        options = {"protocol_whitelist": "none"}
+        limits = {"max_pixels": str(self._settings.max_frame_pixels)} if _CAN_LIMIT_PROBING else {}
         try:
-            file = _Nameless(self._file)
-            container = av.open(file, "r", options=options, metadata_errors="replace")
+            container = av.open(
+                _Nameless(self._file),
+                "r",
+                options=limits,
+                container_options=options,
+                metadata_errors="replace",
+            )
             container.flags &= ~_GENERATE_TIMES
             return container
         except _DECODER_ERRORS as error:
@@ -400,6 +406,7 @@ class _Video:
     def _decode(self, container: InputContainer, start: int | None) -> Iterator[_Keyed]:
         """Yield good frames with rising keys, from the beginning or from a key frame on."""
         stream = self._find_stream(container)
+        stream.codec_context.options = {"max_pixels": str(self._settings.max_frame_pixels)}
         place, last = 0, -math.inf
         for packet in self._read_packets(container, stream, start):
             try:
