@@ -52,7 +52,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 		{ echo "$(PYTHON) is `$(PYTHON) --version`; 3.11 or newer is needed: make PYTHON=python3.12" >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || \
 		{ rm -rf $(VENV); echo "No venv module; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
-	@echo "Setting up $(VENV): about 1.5 GB, a few minutes the first time"
+	@echo "Setting up $(VENV): about 2 GB, a few minutes the first time"
 	@$(PIP) install --quiet $(BUILD_TOOLS)
 	@$(PIP) install --quiet --no-build-isolation --editable .
 	@touch $@
