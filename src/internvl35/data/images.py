@@ -68,7 +68,7 @@ class ImageSettings:
     """How pictures are opened."""
 
     max_pixels: int = 89_478_485
-    """Most pixels of a picture, checked before it is decoded; at most 178,956,970."""
+    """Most pixels of a picture, at most 178,956,970; decoding takes up to 16 bytes for each."""
     max_side: int = 65_535
     """Longest side in pixels: resizing a strip takes memory by its length, not by its area."""
     formats: tuple[str, ...] = FORMATS
