@@ -1,7 +1,8 @@
 """The import map of the package: who may import whom, and which names no file may bear.
 
 errors <- config <- scoring <- data; config <- model; {model, data} <- generate
-generate <- {chat, serve, train}; chat <- {dropin, evals}
+generate <- {chat, dropin, serve, train}; data <- conversation <- chat
+{chat, conversation} <- evals
 cli, its commands, web and the package's front see all.
 """
 
@@ -32,11 +33,12 @@ MAY_IMPORT = {
     "model": GROUND,
     "data": GROUND | {"scoring"},  # a drawn task knows how its answer is scored
     "generate": MIDDLE,
-    "chat": UPPER,
-    "dropin": UPPER | {"chat"},
+    "conversation": GROUND | {"data"},
+    "chat": UPPER | {"conversation"},
+    "dropin": UPPER,
     "serve": UPPER,
     "train": UPPER,
-    "evals": UPPER | {"chat"},
+    "evals": UPPER | {"chat", "conversation"},
 }
 SEES_ALL = {"cli", "commands", "web", "__init__", "__main__"}
 SHARE_ONLY = {("serve", "vision"): "messages", ("serve", "language"): "messages"}

@@ -11,7 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from internvl35.chat import Chat, Conversation, Question, Reply, Video, load
+    from internvl35.chat import Chat, load
+    from internvl35.conversation import Conversation, Question, Reply, Video
     from internvl35.data.images import load_image
     from internvl35.data.video import load_video
     from internvl35.dropin import AutoModel, AutoTokenizer, InternVLChatModel
@@ -38,13 +39,13 @@ _HOMES = {
     "AutoModel": "dropin",
     "AutoTokenizer": "dropin",
     "Chat": "chat",
-    "Conversation": "chat",
+    "Conversation": "conversation",
     "InternVLChatModel": "dropin",
     "InternVLError": "errors",
-    "Question": "chat",
-    "Reply": "chat",
+    "Question": "conversation",
+    "Reply": "conversation",
     "SamplingSettings": "generate.sampling",
-    "Video": "chat",
+    "Video": "conversation",
     "load": "chat",
     "load_image": "data.images",
     "load_video": "data.video",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from os import PathLike
 from typing import Any, Literal
 
@@ -17,92 +17,22 @@ import torch
 from torch import Tensor
 
 from internvl35.config import TINY, TileSettings
+from internvl35.conversation import Conversation, Piece, Question, Reply, Video
 from internvl35.data.images import DEFAULT_IMAGES, ImageSettings, ImageSource, open_image
 from internvl35.data.messages import IMAGE_MARK, Message, mark_images, video_marks
-from internvl35.data.prompt import IMAGE_END, IMAGE_START, PromptBuilder, PromptSettings
+from internvl35.data.prompt import PromptBuilder, PromptSettings
 from internvl35.data.thinking import split_thinking
 from internvl35.data.tiles import cut_tiles, normalize_tiles
 from internvl35.data.tokenizer import load_tokenizer
 from internvl35.data.video import read_frames
-from internvl35.errors import CheckpointError, PromptError
-from internvl35.generate.runner import Request, StopRules, generate, generation_options, stream
+from internvl35.errors import PromptError
+from internvl35.generate.rules import check_tokens, stop_rules
+from internvl35.generate.runner import Request, generate, generation_options, stream
 from internvl35.generate.sampling import SamplingSettings
 from internvl35.model.composite import VisionLanguageModel
 from internvl35.model.hub import resolve_checkpoint
 
 DEFAULT_SAMPLING = SamplingSettings()
-
-
-@dataclass(frozen=True)
-class Video:
-    """A video and which part of it to look at."""
-
-    source: Any
-    """Path, bytes, or open binary file."""
-    num_frames: int = 8
-    """Frames taken, evenly spread."""
-    bound: tuple[float, float] | None = None
-    """First and last second; None for all of it."""
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """What has been said and shown so far."""
-
-    messages: tuple[Message, ...] = ()
-    """Turns, oldest first."""
-    pictures: tuple[Tensor, ...] = field(default=(), repr=False)
-    """``(N, 3, tile, tile)`` tiles of each picture or frame, in the order of their places."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """One question of a batch."""
-
-    text: str
-    """What is asked; ``<image>`` marks say where pictures stand, without any they come first."""
-    images: Sequence[ImageSource] = ()
-    """Pictures in any form."""
-    video: Video | str | PathLike[str] | None = None
-    """A video, shown in front of the text; pictures come before it."""
-    conversation: Conversation = field(default_factory=Conversation)
-    """What went before."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """An answer and what it took."""
-
-    text: str
-    """The answer, without reasoning."""
-    thinking: str | None
-    """The reasoning in front of it, if there was any."""
-    finish_reason: Literal["stop", "length"]
-    """``length`` if the answer was cut at ``max_tokens``."""
-    num_prompt_tokens: int
-    """Tokens of the prompt, visual tokens included."""
-    num_visual_tokens: int
-    """Visual tokens among them."""
-    num_tiles: int
-    """Tiles of all pictures and frames."""
-    num_new_tokens: int
-    """Tokens of the answer, reasoning and end token included."""
-    seconds: float
-    """From the question to the end of the answer; in a batch, of the whole batch."""
-    seconds_to_first_token: float | None
-    """From the question to the first token; None in a batch."""
-    conversation: Conversation
-    """What to pass on to ask a further question."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A part of an answer as it is written."""
-
-    text: str
-    """What came."""
-    is_thinking: bool
-    """Whether it belongs to the reasoning."""
 
 
 class Chat:
@@ -397,38 +327,6 @@ def _insert_marks(text: str, marks: str, num_images: int) -> str:
     if num_images == 0:
         return marks + tail
     return f"{head}{IMAGE_MARK}\n{marks}{tail.removeprefix(chr(10))}"
-
-
-def check_tokens(model: VisionLanguageModel, builder: PromptBuilder) -> None:
-    """Make the network look for pictures where the tokenizer puts them.
-
-    Args:
-        model: the network; its ``config.image_token_id`` follows the tokenizer, as in the released
-            code.
-        builder: knows the tokenizer's ids.
-
-    Raises:
-        CheckpointError: if the embedding has no row for an id.
-    """
-    num_rows = model.input_weight.shape[0]
-    highest = max(builder.image_token_id, *builder.stop_token_ids)
-    if highest >= num_rows:
-        raise CheckpointError(
-            f"the tokenizer has id {highest} but the embedding has {num_rows} rows; take the "
-            "tokenizer of the same checkpoint"
-        )
-    model.config.image_token_id = builder.image_token_id
-
-
-def stop_rules(tokenizer: Any, builder: PromptBuilder) -> StopRules:
-    """Collect the ids that end an answer, that must not stand in one, and that pad a batch."""
-    marks = [tokenizer.convert_tokens_to_ids(name) for name in (IMAGE_START, IMAGE_END)]
-    pad = tokenizer.pad_token_id
-    return StopRules(
-        end_token_ids=builder.stop_token_ids,
-        banned_token_ids=(builder.image_token_id, *marks),
-        pad_token_id=builder.stop_token_ids[0] if pad is None else pad,
-    )
 
 
 def load(

@@ -1,7 +1,7 @@
 """The announcement's own API: ``AutoModel`` with ``chat`` and ``batch_chat``, ``AutoTokenizer``.
 
 Names and results are those of the released example code, so that it runs after one changed import.
-New code is better served by :mod:`internvl35.chat`, which this calls. Sampling and padding stand in
+New code is better served by :mod:`internvl35.chat`. Sampling and padding stand in
 :mod:`internvl35.generate`. Source: the announcement, part 02.
 """
 
@@ -17,14 +17,14 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
-from internvl35.chat import check_tokens, stop_rules
 from internvl35.data.messages import IMAGE_MARK, Message, mark_images
 from internvl35.data.prompt import PromptBuilder, PromptSettings
 from internvl35.data.templates import find_template
 from internvl35.data.thinking import split_thinking
 from internvl35.data.tokenizer import load_tokenizer
 from internvl35.errors import PromptError
-from internvl35.generate.runner import Request, StopRules, generate, stream
+from internvl35.generate.rules import StopRules, check_tokens, stop_rules
+from internvl35.generate.runner import Request, generate, stream
 from internvl35.model.composite import VisionLanguageModel
 from internvl35.model.hub import resolve_checkpoint
 

@@ -29,7 +29,8 @@ from internvl35.errors import ConfigError, PromptError
 from internvl35.generate.sampling import SamplingSettings
 
 if TYPE_CHECKING:
-    from internvl35.chat import Chat, Reply
+    from internvl35.chat import Chat
+    from internvl35.conversation import Reply
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from internvl35.chat import Conversation
 from internvl35.commands.pictures import PictureOptions
 from internvl35.commands.terminal import AnswerWriter, note
+from internvl35.conversation import Conversation
 from internvl35.errors import InternVLError, PromptError
 from internvl35.generate.sampling import SamplingSettings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from internvl35.chat import Chat, Video
+    from internvl35.chat import Chat
+    from internvl35.conversation import Video
 
 HELP = """\
 /image PATH   show a picture with the next question; several paths or commands show several

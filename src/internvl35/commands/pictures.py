@@ -15,7 +15,7 @@ from internvl35.errors import ConfigError, MediaError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from internvl35.chat import Video
+    from internvl35.conversation import Video
     from internvl35.data.images import ImageSettings
 
 
@@ -83,7 +83,7 @@ class PictureOptions:
         Raises:
             MediaError: if there is no file, or a URL may not or cannot be fetched.
         """
-        from internvl35.chat import Video
+        from internvl35.conversation import Video
         from internvl35.data.sources import open_media
 
         is_url = self._check_url(source)

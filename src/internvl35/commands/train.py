@@ -80,6 +80,7 @@ def train_embedded(
         import torch
 
         from internvl35.train.tiny import TinyRecipe, train_tiny
+    chosen_device = choose_device(device)
     recipe = settle_recipe(output_dir, TinyRecipe(), wanted, CHANGEABLE)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -93,7 +94,7 @@ def train_embedded(
         train_tiny(
             output_dir,
             recipe,
-            device=choose_device(device),
+            device=chosen_device,
             num_workers=workers,
             evaluate=make_evaluation(evaluation_pictures) if recipe.loop.evaluate_every else None,
             on_log=report,

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from internvl35.chat import Chat, Question
+from internvl35.chat import Chat
+from internvl35.conversation import Question
 from internvl35.data.synthetic import FAMILIES, Drawing, Split, draw
 from internvl35.generate.sampling import SamplingSettings
 from internvl35.scoring import wilson_interval

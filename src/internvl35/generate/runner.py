@@ -21,6 +21,7 @@ from transformers.generation import BaseStreamer
 
 from internvl35.data.prompt import Prompt
 from internvl35.errors import PromptError
+from internvl35.generate.rules import StopRules
 from internvl35.generate.sampling import SamplingSettings
 from internvl35.model.composite import VisionLanguageModel
 
@@ -43,18 +44,6 @@ class Request:
                 f"the prompt has places for {needed} tiles but pixel_values holds {found}; "
                 "give num_patches_list the tiles of each picture"
             )
-
-
-@dataclass(frozen=True)
-class StopRules:
-    """What ends an answer and what must never stand in one."""
-
-    end_token_ids: tuple[int, ...]
-    """Tokens that end an answer."""
-    banned_token_ids: tuple[int, ...]
-    """Tokens that are never sampled: the marks of pictures."""
-    pad_token_id: int
-    """Fills a batch."""
 
 
 def generation_options(sampling: SamplingSettings) -> dict[str, Any]:

@@ -1,0 +1,88 @@
+"""What is asked and what comes back: questions, conversations, replies.
+
+Plain records; asking is left to :mod:`internvl35.chat`. No counterpart in the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import Any, Literal
+
+from torch import Tensor
+
+from internvl35.data.images import ImageSource
+from internvl35.data.messages import Message
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video and which part of it to look at."""
+
+    source: Any
+    """Path, bytes, or open binary file."""
+    num_frames: int = 8
+    """Frames taken, evenly spread."""
+    bound: tuple[float, float] | None = None
+    """First and last second; None for all of it."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What has been said and shown so far."""
+
+    messages: tuple[Message, ...] = ()
+    """Turns, oldest first."""
+    pictures: tuple[Tensor, ...] = field(default=(), repr=False)
+    """``(N, 3, tile, tile)`` tiles of each picture or frame, in the order of their places."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question of a batch."""
+
+    text: str
+    """What is asked; ``<image>`` marks say where pictures stand, without any they come first."""
+    images: Sequence[ImageSource] = ()
+    """Pictures in any form."""
+    video: Video | str | PathLike[str] | None = None
+    """A video, shown in front of the text; pictures come before it."""
+    conversation: Conversation = field(default_factory=Conversation)
+    """What went before."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer and what it took."""
+
+    text: str
+    """The answer, without reasoning."""
+    thinking: str | None
+    """The reasoning in front of it, if there was any."""
+    finish_reason: Literal["stop", "length"]
+    """``length`` if the answer was cut at ``max_tokens``."""
+    num_prompt_tokens: int
+    """Tokens of the prompt, visual tokens included."""
+    num_visual_tokens: int
+    """Visual tokens among them."""
+    num_tiles: int
+    """Tiles of all pictures and frames."""
+    num_new_tokens: int
+    """Tokens of the answer, reasoning and end token included."""
+    seconds: float
+    """From the question to the end of the answer; in a batch, of the whole batch."""
+    seconds_to_first_token: float | None
+    """From the question to the first token; None in a batch."""
+    conversation: Conversation
+    """What to pass on to ask a further question."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of an answer as it is written."""
+
+    text: str
+    """What came."""
+    is_thinking: bool
+    """Whether it belongs to the reasoning."""
