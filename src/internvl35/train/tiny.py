@@ -50,17 +50,19 @@ class TinyRecipe:
     """What the embedded checkpoint is trained on, and how long."""
 
     loop: LoopSettings = field(
-        default_factory=lambda: LoopSettings(num_rounds=2400, learning_rate=2e-3, optimizer="muon")
+        default_factory=lambda: LoopSettings(
+            num_rounds=1300, learning_rate=4e-3, optimizer="muon", decay_share=0.4
+        )
     )
     """Length, rates and checkpoints of the run."""
     samples_per_round: int = 240
     """Pictures a round."""
     warmup_rounds: int = 240
     """First rounds, in which the tower alone learns from dense pages and labelled shapes."""
-    level_rounds: int = 700
+    level_rounds: int = 300
     """Rounds after the warm-up over which pictures rise from the easiest to those of the test."""
     family_shares: tuple[tuple[str, float], ...] = (
-        ("reading", 0.5), ("counting", 0.29), ("shapes", 0.17), ("greeting", 0.04),
+        ("reading", 0.47), ("counting", 0.33), ("shapes", 0.16), ("greeting", 0.04),
     )  # fmt: skip
     """Share of each family once the whole model learns."""
     page_share: float = 0.1
