@@ -1,8 +1,7 @@
-"""``config.json`` of both released layouts, read into and written from one configuration class.
+"""The one configuration class that the network is built from, and how a checkpoint's is read.
 
-``InternVLChatConfig`` is what the network is built from; ``read_config`` and ``config_to_dict``
-translate the remote-code layout (``internvl_chat``) and the native one (``internvl``, the ``-HF``
-repositories). Tensor names are left to :mod:`internvl35.model.weights`. Paper section 2.1.
+What the two released layouts call its fields is left to :mod:`internvl35.model.layouts`, tensor
+names to :mod:`internvl35.model.names`. Paper section 2.1.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar
 
 from transformers import (
     GptOssConfig,
@@ -22,29 +21,18 @@ from transformers import (
 
 from internvl35.config import LanguageShape, ModelPreset, TileSettings, VisionShape
 from internvl35.errors import ConfigError
+from internvl35.model.layouts import ARCHITECTURES, Layout, config_to_dict, fields_of, layout_of
 
-Layout = Literal["hf", "remote-code"]
-"""``hf``: the native ``-HF`` repositories; ``remote-code``: the repositories without suffix."""
+__all__ = [
+    "InternVLChatConfig", "Layout", "config_to_dict", "language_shape_to_dict", "preset_config",
+    "read_config", "vision_shape_to_dict",
+]  # fmt: skip
 
 _TEXT_CONFIGS: dict[str, type[PreTrainedConfig]] = {
     "qwen3": Qwen3Config,
     "qwen3_moe": Qwen3MoeConfig,
     "gpt_oss": GptOssConfig,
 }
-
-_ARCHITECTURE_FAMILIES = {
-    "Qwen3ForCausalLM": "qwen3",
-    "Qwen3MoeForCausalLM": "qwen3_moe",
-    "GptOssForCausalLM": "gpt_oss",
-}
-
-_FLASH_FIELDS = ("flash_mode", "flash_relative_threshold", "flash_absolute_threshold")
-
-_SHARED_FIELDS = (
-    "downsample_ratio", "select_layer", "ps_version", "template", "force_image_size",
-    "min_dynamic_patch", "max_dynamic_patch", "use_thumbnail", "dynamic_image_size",
-    "tie_word_embeddings", *_FLASH_FIELDS,
-)  # fmt: skip
 
 
 class InternVLChatConfig(PreTrainedConfig):
@@ -72,7 +60,7 @@ class InternVLChatConfig(PreTrainedConfig):
 
     Raises:
         ConfigError: for a language model family, merging version or layer choice that is not one of
-            InternVL3.5's.
+            InternVL3.5's, and for sizes that do not fit each other.
     """
 
     model_type = "internvl_chat"
@@ -129,7 +117,8 @@ class InternVLChatConfig(PreTrainedConfig):
         if select_layer != -1:
             raise ConfigError(f"select_layer is {select_layer}; only -1, the last layer, is known")
         super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
-        _ = self.merge_factor  # checks downsample_ratio against the grid
+        _check_tower(self.vision_config)
+        _ = self.merge_factor, self.tile_settings  # these check what they are made from
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -145,10 +134,9 @@ class InternVLChatConfig(PreTrainedConfig):
         Raises:
             ConfigError: as the class.
         """
-        if config_dict.get("model_type") == "internvl":
-            config_dict = _config_from_dict(config_dict, "hf").to_dict()
-        elif "llm_config" in config_dict:
-            config_dict = _config_from_dict(config_dict, "remote-code").to_dict()
+        layout = layout_of(config_dict)
+        if layout == "hf" or "llm_config" in config_dict:
+            config_dict = cls(**fields_of(config_dict, layout or "remote-code")).to_dict()
         return super().from_dict(config_dict, **kwargs)
 
     @property
@@ -190,6 +178,21 @@ def _vision_config(given: InternVLVisionConfig | Mapping[str, Any] | None) -> In
     return InternVLVisionConfig(**fields)
 
 
+def _check_tower(tower: InternVLVisionConfig) -> None:
+    for name in ("image_size", "patch_size"):
+        if len(set(getattr(tower, name))) != 1:
+            raise ConfigError(f"{name} of the tower is {getattr(tower, name)}; needed: a square")
+    if tower.norm_type not in ("layer_norm", "rms_norm"):
+        raise ConfigError(
+            f"norm_type of the tower is {tower.norm_type!r}; needed: 'layer_norm' or 'rms_norm'"
+        )
+    if tower.hidden_size % tower.num_attention_heads:
+        raise ConfigError(
+            f"hidden_size of the tower is {tower.hidden_size}, which {tower.num_attention_heads} "
+            "heads cannot share; needed: a multiple of num_attention_heads"
+        )
+
+
 def _text_config(given: PreTrainedConfig | Mapping[str, Any] | None) -> PreTrainedConfig:
     if isinstance(given, PreTrainedConfig):
         if given.model_type not in _TEXT_CONFIGS:
@@ -197,9 +200,9 @@ def _text_config(given: PreTrainedConfig | Mapping[str, Any] | None) -> PreTrain
         return given
     fields = dict(given or {"model_type": "qwen3"})
     family = fields.pop("model_type", None)
-    if family not in _TEXT_CONFIGS:
+    if not family:
         architecture = (fields.get("architectures") or [None])[0]
-        family = _ARCHITECTURE_FAMILIES.get(str(architecture), family)
+        family = ARCHITECTURES.get(str(architecture), family)
     if family not in _TEXT_CONFIGS:
         raise ConfigError(_unknown_family(family))
     return _TEXT_CONFIGS[family](**fields)
@@ -300,9 +303,14 @@ def read_config(folder: Path) -> tuple[InternVLChatConfig, Layout]:
         raise ConfigError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds a {type(data).__name__}; needed: a JSON object")
-    layout = _layout_of(data, path)
+    layout = layout_of(data)
+    if layout is None:
+        raise ConfigError(
+            f"{path} has model_type {data.get('model_type')!r}; needed: 'internvl_chat' "
+            "(remote-code layout) or 'internvl' (the -HF layout)"
+        )
     try:
-        return _config_from_dict(data, layout), layout
+        return InternVLChatConfig(**fields_of(data, layout)), layout
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -310,159 +318,4 @@ def read_config(folder: Path) -> tuple[InternVLChatConfig, Layout]:
     except Exception as error:  # huggingface_hub's strict dataclasses raise types of their own
         if "Validation" not in type(error).__name__:
             raise
-        raise ConfigError(f"{path}: {error}") from error
-
-
-def _layout_of(data: Mapping[str, Any], path: Path) -> Layout:
-    model_type = data.get("model_type")
-    if model_type == "internvl_chat":
-        return "remote-code"
-    if model_type == "internvl":
-        return "hf"
-    raise ConfigError(
-        f"{path} has model_type {model_type!r}; needed: 'internvl_chat' (remote-code layout) or "
-        "'internvl' (the -HF layout)"
-    )
-
-
-def _config_from_dict(data: Mapping[str, Any], layout: Layout) -> InternVLChatConfig:
-    vision = data.get("vision_config")
-    text = data.get("llm_config" if layout == "remote-code" else "text_config")
-    for name, part in (("vision_config", vision), ("language model config", text)):
-        if not isinstance(part, dict):
-            raise ConfigError(f"{name} is {part!r}; needed: a JSON object")
-    vision, text = cast(dict[str, Any], vision), cast(dict[str, Any], text)
-    fields = {key: data[key] for key in _SHARED_FIELDS if data.get(key) is not None}
-    dtype = data.get("dtype") or data.get("torch_dtype")
-    if layout == "remote-code":
-        fields["vision_config"] = _tower_from_remote_code(vision)
-        fields.setdefault("template", "internvl2_5")
-    else:
-        fields["vision_config"] = {k: v for k, v in vision.items() if k != "architectures"}
-        fields["select_layer"] = data.get("vision_feature_layer", -1)
-        fields.setdefault("template", _default_template(text))
-    if "tie_word_embeddings" not in fields:
-        # transformers' InternVLConfig defaults to tied; every released size is untied
-        fields["tie_word_embeddings"] = bool(text.get("tie_word_embeddings", False))
-    # training switches the cache off and some releases kept that; it is no property of the weights
-    fields["text_config"] = {key: value for key, value in text.items() if key != "use_cache"}
-    fields["image_token_id"] = data.get("image_token_id") or _default_image_token(text)
-    return InternVLChatConfig(**fields, **({"dtype": dtype} if dtype else {}))
-
-
-def _default_template(text: Mapping[str, Any]) -> str:
-    return "internvl3_5_gpt_oss" if _is_gpt_oss(text) else "internvl2_5"
-
-
-def _default_image_token(text: Mapping[str, Any]) -> int:
-    # the remote-code layout leaves the id to the tokenizer; these are the released tokenizers' ids
-    return 200_021 if _is_gpt_oss(text) else 151_671
-
-
-def _is_gpt_oss(text: Mapping[str, Any]) -> bool:
-    named = (text.get("model_type"), *(text.get("architectures") or ()))
-    return any(name in ("gpt_oss", "GptOssForCausalLM") for name in named)
-
-
-def _tower_from_remote_code(vision: Mapping[str, Any]) -> dict[str, Any]:
-    renamed = {
-        "qkv_bias": "attention_bias", "qk_normalization": "use_qk_norm",
-        "initializer_factor": "layer_scale_init_value", "dropout": "hidden_dropout_prob",
-    }  # fmt: skip
-    known = (
-        "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "norm_type",
-        "image_size", "patch_size", "num_channels", "hidden_act", "layer_norm_eps",
-        "attention_dropout", "initializer_range",
-    )  # fmt: skip
-    fields = {key: vision[key] for key in known if key in vision}
-    fields |= {new: vision[old] for old, new in renamed.items() if old in vision}
-    for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
-        if key not in fields:  # the class defaults describe an older tower, so none is taken
-            raise ConfigError(f"vision_config lacks {key!r}")
-    fields.setdefault("norm_type", "rms_norm")
-    fields.setdefault("attention_bias", False)
-    fields.setdefault("use_qk_norm", True)
-    return fields
-
-
-def config_to_dict(config: InternVLChatConfig, layout: Layout) -> dict[str, Any]:
-    """Spell a configuration as the config.json of a layout.
-
-    Args:
-        config: the configuration.
-        layout: which released layout to write.
-
-    Returns:
-        A JSON-ready dictionary that other software of that layout reads.
-    """
-    text = _text_to_dict(config.text_config)
-    shared = {
-        key: getattr(config, key)
-        for key in _SHARED_FIELDS
-        if key not in _FLASH_FIELDS or config.flash_mode
-    }
-    dtype = str(config.dtype).removeprefix("torch.") if config.dtype is not None else None
-    common = shared | {"image_token_id": config.image_token_id}
-    if dtype is not None:
-        common |= {"dtype": dtype, "torch_dtype": dtype}
-    if layout == "hf":
-        return common | {
-            "architectures": ["InternVLForConditionalGeneration"],
-            "model_type": "internvl",
-            "image_seq_length": config.tokens_per_tile,
-            "projector_hidden_act": "gelu",
-            "vision_feature_layer": config.select_layer,
-            "vision_feature_select_strategy": "default",
-            "text_config": text,
-            "vision_config": config.vision_config.to_dict(),
-        }
-    return common | {
-        "architectures": ["InternVLChatModel"],
-        "model_type": "internvl_chat",
-        "use_backbone_lora": 0,
-        "use_llm_lora": 0,
-        "llm_config": text | {"architectures": [_architecture(text["model_type"])]},
-        "vision_config": _tower_to_remote_code(config),
-    }
-
-
-def _text_to_dict(config: PreTrainedConfig) -> dict[str, Any]:
-    # transformers before version 5 reads rope_theta and rope_scaling, no rope_parameters, and takes
-    # a theta of 10,000 where it finds none: a wrong model without a word
-    text: dict[str, Any] = config.to_dict()
-    rope = dict(text["rope_parameters"])
-    text["rope_theta"] = rope.pop("rope_theta")
-    text["rope_scaling"] = None if rope.get("rope_type", "default") == "default" else rope
-    if text.get("dtype") is not None:
-        text["torch_dtype"] = text["dtype"]
-    return text
-
-
-def _architecture(family: str) -> str:
-    return next(name for name, known in _ARCHITECTURE_FAMILIES.items() if known == family)
-
-
-def _tower_to_remote_code(config: InternVLChatConfig) -> dict[str, Any]:
-    tower = config.vision_config
-    return {
-        "architectures": ["InternVisionModel"],
-        "model_type": "intern_vit_6b",
-        "hidden_size": tower.hidden_size,
-        "num_hidden_layers": tower.num_hidden_layers,
-        "num_attention_heads": tower.num_attention_heads,
-        "intermediate_size": tower.intermediate_size,
-        "norm_type": tower.norm_type,
-        "qkv_bias": tower.attention_bias,
-        "qk_normalization": tower.use_qk_norm,
-        "image_size": tower.image_size[0],
-        "patch_size": tower.patch_size[0],
-        "num_channels": tower.num_channels,
-        "hidden_act": tower.hidden_act,
-        "layer_norm_eps": tower.layer_norm_eps,
-        "initializer_factor": tower.layer_scale_init_value,
-        "initializer_range": tower.initializer_range,
-        "dropout": tower.hidden_dropout_prob,
-        "attention_dropout": tower.attention_dropout,
-        "drop_path_rate": 0.0,
-        "use_flash_attn": False,
-    }
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
