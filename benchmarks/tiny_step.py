@@ -1,7 +1,8 @@
 """What a training step of the embedded checkpoint gains from plain attention and bfloat16.
 
 Compares, in one run and on the same batch, samples/s of transformers' eager attention and of
-torch's fused one, in float32 and under bfloat16 autocast. Writes ``results/tiny_step.json`` with ratios.
+torch's fused one, in float32 and under bfloat16 autocast. Writes ``results/tiny_step.json`` with
+ratios.
 """
 
 from __future__ import annotations
