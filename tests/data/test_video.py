@@ -17,14 +17,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from internvl35.config import TileSettings
+from internvl35.data.frames import VideoSettings
 from internvl35.data.sources import SourceSettings
 from internvl35.data.tiles import make_pixel_values
-from internvl35.data.video import (
-    VideoSettings,
-    load_video,
-    read_frames,
-    sample_frame_indices,
-)
+from internvl35.data.video import load_video, read_frames, sample_frame_indices
 from internvl35.errors import ConfigError, MediaError
 
 WIDTH, HEIGHT, DIGITS = 64, 48, 4
@@ -64,10 +60,17 @@ def make_video(num_frames, container="mp4", codec="mpeg4", *, gop=12):
     return buffer.getvalue()
 
 
-def make_audio():
+def make_audio(*, has_cover=False):
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as file:
         stream = file.add_stream("aac", rate=44_100)
+        if has_cover:
+            cover = file.add_stream("mjpeg", rate=1)
+            cover.width, cover.height, cover.pix_fmt = WIDTH, HEIGHT, "yuvj420p"
+            cover.disposition = int(av.stream.Disposition.attached_pic.value)
+            picture = av.VideoFrame.from_ndarray(draw_number(1), format="rgb24")
+            file.mux(cover.encode(picture))
+            file.mux(cover.encode())
         frame = av.AudioFrame.from_ndarray(
             np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
         )
@@ -302,14 +305,15 @@ def test_a_truncated_film_gives_the_frames_that_are_left():
         ("empty.mp4", b"", r"is empty \(0 bytes\)"),
         ("words.mp4", b"This is only text.\n" * 50, "cannot be opened .* begins like text"),
         ("zeros.mp4", bytes(10_000), "cannot be opened as a video"),
-        ("sound.mp4", "audio", "holds no video that can be decoded, only audio"),
+        ("sound.mp4", "audio", "holds no video, only audio$"),
+        ("music.m4a", "music", "holds no video, only audio$"),
         ("cut.mp4", "cut", "an MP4 or QuickTime file|or is truncated"),
         ("none.mp4", "none", "without frames|cannot be opened|no video"),
     ],
 )
 def test_files_that_hold_no_video_are_refused(tmp_path, name, content, message):
-    if content == "audio":
-        content = make_audio()
+    if content in ("audio", "music"):
+        content = make_audio(has_cover=content == "music")
     elif content == "cut":
         content = make_video(10)
         content = content[: len(content) // 2]
