@@ -257,7 +257,7 @@ def _count(question: str, things: list[tuple[str, str]]) -> int:
 def test_counting_what_the_pixels_show_gives_the_answer() -> None:
     for drawing in _drawings("counting", 120):
         things = _see(drawing)
-        assert 1 <= len(things) <= 7
+        assert 1 <= len(things) <= 5
         for turn in drawing.turns:
             assert turn.answer == str(_count(turn.question, things))
 
@@ -270,8 +270,8 @@ def test_counting_the_marks_gives_the_answer() -> None:
         for turn in drawing.turns:
             assert turn.answer == str(_count(turn.question, things))
         answers[drawing.turns[0].answer] += 1
-    assert set(answers) == set("01234567")
-    assert max(answers.values()) / 1500 < 0.25  # guessing one number must not pay
+    assert set(answers) == set("012345")
+    assert max(answers.values()) / 1500 < 0.30  # guessing one number must not pay
     assert answers["0"] / 1500 < 0.07
 
 

@@ -51,7 +51,7 @@ class TinyRecipe:
 
     loop: LoopSettings = field(
         default_factory=lambda: LoopSettings(
-            num_rounds=1300, learning_rate=4e-3, optimizer="muon", decay_share=0.4
+            num_rounds=1260, learning_rate=4e-3, optimizer="muon", decay_share=0.38
         )
     )
     """Length, rates and checkpoints of the run."""
@@ -62,7 +62,7 @@ class TinyRecipe:
     level_rounds: int = 300
     """Rounds after the warm-up over which pictures rise from the easiest to those of the test."""
     family_shares: tuple[tuple[str, float], ...] = (
-        ("reading", 0.47), ("counting", 0.33), ("shapes", 0.16), ("greeting", 0.04),
+        ("reading", 0.43), ("counting", 0.40), ("shapes", 0.14), ("greeting", 0.03),
     )  # fmt: skip
     """Share of each family once the whole model learns."""
     page_share: float = 0.1

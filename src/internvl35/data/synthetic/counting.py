@@ -41,8 +41,11 @@ WORDINGS = (
 )
 """Ways to ask for a number; ``{things}`` is a plural."""
 
-_NUM_WEIGHTS = (8, 9, 12, 14, 17, 20, 24)  # of 1 to 7 shapes; also makes small subsets rarer
-_LEAST_SIDES = (13, 10)  # pixels of a thumbnail; the second for many shapes in a long picture
+MAX_THINGS = 5
+"""Most shapes in a picture."""
+
+_NUM_WEIGHTS = (8, 12, 20, 28, 32)  # of 1 to MAX_THINGS shapes; also makes small subsets rarer
+_LEAST_SIDES = (16, 13, 10)  # pixels of a thumbnail; the last for many shapes in a long picture
 _NOUNS = ("shapes", "shapes", "objects", "things")
 
 
@@ -91,14 +94,14 @@ def _ask(rng: random.Random, things: list[Thing], is_zero: bool) -> list[Turn]:
 
 
 class Counting:
-    """One to seven shapes; the answer is a number in digits."""
+    """One to five shapes; the answer is a number in digits."""
 
     name = "counting"
 
     def draw(self, rng: random.Random, level: float) -> Drawing:
         """Draw shapes that do not overlap; a higher level has more of them."""
         if is_hard(rng, level):
-            num = rng.choices(range(1, 8), _NUM_WEIGHTS)[0]
+            num = rng.choices(range(1, MAX_THINGS + 1), _NUM_WEIGHTS)[0]
         else:
             num = rng.randint(1, 3)
         canvas, boxes = _place(rng, num, level)
