@@ -1,0 +1,71 @@
+"""The curve of a run as a picture."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from matplotlib.axes import Axes
+from PIL import Image
+
+from internvl35.errors import DataError
+from internvl35.train.plots import plot_curve, read_metrics, smooth
+
+
+def write_metrics(path, num_rounds=50):
+    lines = []
+    for number in range(1, num_rounds + 1):
+        line = {"round": number, "samples": 10 * number, "loss": 4 / number, "patch_loss": 1.0,
+                "patch_accuracy": number / 100}  # fmt: skip
+        if number > 20:
+            line["answer_loss"] = 2.0
+        if number % 25 == 0:
+            line["eval/counting"] = 0.5
+        lines.append(json.dumps(line))
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_losses_and_accuracies_stand_over_samples(tmp_path, monkeypatch):
+    drawn = {}
+    original = Axes.plot
+
+    def note(self, x, y, *arguments, **options):
+        drawn[options["label"]] = (list(x), list(y))
+        return original(self, x, y, *arguments, **options)
+
+    monkeypatch.setattr(Axes, "plot", note)
+    write_metrics(tmp_path / "metrics.jsonl")
+    plot_curve(tmp_path / "metrics.jsonl", tmp_path / "curve.png")
+    assert set(drawn) == {"loss", "patch loss", "answer loss", "patches", "counting"}
+    assert drawn["counting"] == ([250, 500], [0.5, 0.5])
+    assert drawn["patches"][0] == [10 * number for number in range(1, 51)]
+    assert drawn["answer loss"][0][0] == 210
+    with Image.open(tmp_path / "curve.png") as picture:
+        assert picture.format == "PNG"
+        assert min(picture.size) > 600
+
+
+def test_a_run_that_has_hardly_begun_can_be_drawn(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"round": 1, "samples": 8, "loss": 1.0}\n')
+    plot_curve(tmp_path / "metrics.jsonl", tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 0
+
+
+def test_a_line_that_a_kill_cut_short_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"round": 1, "samples": 8}\n{"round": 2, "sam')
+    assert read_metrics(path) == [{"round": 1, "samples": 8}]
+
+
+@pytest.mark.parametrize("text", [None, "", "{"])
+def test_a_run_without_figures_is_refused(tmp_path, text):
+    path = tmp_path / "metrics.jsonl"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(DataError, match=r"metrics\.jsonl"):
+        plot_curve(path, tmp_path / "curve.png")
+
+
+def test_a_value_is_averaged_with_those_before_it():
+    assert smooth([1.0, 3.0, 5.0, 1.0], 2) == [1.0, 2.0, 4.0, 3.0]
+    assert smooth([1.0, 3.0], 1) == [1.0, 3.0]
