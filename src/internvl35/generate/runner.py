@@ -91,7 +91,7 @@ def generate(
         New token ids of each request, end token included, padding not.
     """
     longest = max(len(request.prompt) for request in requests)
-    device: torch.device = model.input_weight.device
+    device = model.input_device
     input_ids = torch.full((len(requests), longest), rules.pad_token_id)
     mask = torch.zeros_like(input_ids)
     for row, request in enumerate(requests):

@@ -45,7 +45,7 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         "InternVLVisionLayer", "InternVLVisionEmbeddings", "Projector",
         "Qwen3DecoderLayer", "Qwen3MoeDecoderLayer", "GptOssDecoderLayer",
     ]  # fmt: skip
-    _skip_keys_device_placement = "past_key_values"
+    _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -72,9 +72,16 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
 
     @property
     def input_weight(self) -> Tensor:
-        """Rows of the embedding ``(W, D)``: its device is where token ids go."""
+        """Rows of the embedding ``(W, D)``."""
         weight: Tensor = self.language_model.get_input_embeddings().weight
         return weight
+
+    @property
+    def input_device(self) -> torch.device:
+        """Where token ids go: to the embedding, or to where a hook brings an offloaded one."""
+        hook = getattr(self.get_input_embeddings(), "_hf_hook", None)
+        device = getattr(hook, "execution_device", None)
+        return self.input_weight.device if device is None else torch.device(device)
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the embedding of the language model."""
