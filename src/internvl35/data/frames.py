@@ -38,9 +38,6 @@ _SEEKABLE = ("mov", "matroska", "avi")
 _GENERATE_TIMES = 1
 """FFmpeg's flag to make up times that a container does not store; wrong for AVI with B-frames."""
 
-_CAN_LIMIT_PROBING = tuple(int(part) for part in av.__version__.split(".")[:2]) >= (17, 1)
-"""Older ones crash on options for streams where streams appear late, as in MPEG files."""
-
 _TURNS = {
     90: Image.Transpose.ROTATE_90,
     180: Image.Transpose.ROTATE_180,
@@ -167,7 +164,7 @@ class Video:
         self._file.seek(0)
         # Playlists may name other files and addresses; no protocol is named like this.
         options = {"protocol_whitelist": "none"}
-        limits = {"max_pixels": str(self._settings.max_frame_pixels)} if _CAN_LIMIT_PROBING else {}
+        limits = {"max_pixels": str(self._settings.max_frame_pixels)}
         try:
             container = av.open(
                 _Nameless(self._file),
