@@ -24,6 +24,7 @@ from internvl35 import SamplingSettings, cli, load
 from internvl35.chat import Chat
 from internvl35.commands.chat import SystemOptions, load_chat
 from internvl35.commands.checkpoint import HubOptions, ModelOptions
+from internvl35.commands.models import TINY_FOLDER
 from internvl35.commands.pictures import PictureOptions
 from internvl35.conversation import Reply
 from internvl35.data.prompt import PromptSettings
@@ -418,3 +419,26 @@ def test_the_reply_has_no_field_that_json_would_miss():
         "text", "thinking", "finish_reason", "num_prompt_tokens", "num_visual_tokens", "num_tiles",
         "num_new_tokens", "seconds", "seconds_to_first_token", "conversation",
     }  # fmt: skip
+
+
+def test_names_are_looked_up_as_the_options_say(monkeypatch, random_checkpoint):
+    asked = []
+
+    def resolve(name, **options):
+        asked.append((name, options))
+        return random_checkpoint
+
+    monkeypatch.setattr("internvl35.model.hub.resolve_checkpoint", resolve)
+    hub = HubOptions("modelscope", "v1", offline=True)
+    chat = load_chat(ModelOptions("owner/name"), hub, PictureOptions(), SystemOptions())
+    assert isinstance(chat, Chat)
+    options = {"hub": "modelscope", "revision": "v1", "offline": True, "show_progress": False}
+    assert asked == [("owner/name", options)]
+
+
+@pytest.mark.skipif(not TINY_FOLDER.is_dir(), reason="no embedded checkpoint here yet")
+def test_the_embedded_checkpoint_answers_where_no_other_is_named(run):
+    chat = load()
+    expected = chat.ask("Hello", sampling=SamplingSettings(max_tokens=8)).text
+    code, out, _ = run("chat", "Hello", "--max-tokens", "8")
+    assert (code, out) == (0, expected + "\n")
