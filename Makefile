@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= 2
 DEMO_IMAGE ?= examples/shapes.png
 DEMO_QUESTION ?= How many red circles are there?
 
@@ -40,7 +41,7 @@ lint: $(INSTALLED_DEV)
 	$(BIN)/mypy --strict
 
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 bench-tiny: $(INSTALLED)
 	$(BIN)/python -m benchmarks.tiny
