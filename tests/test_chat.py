@@ -148,6 +148,25 @@ def test_a_stop_text_ends_the_answer_and_is_not_part_of_it(chat):
     assert reply.num_new_tokens < 24
 
 
+def test_a_stream_never_shows_the_beginning_of_a_stop_text(chat):
+    whole = chat.ask("Hello", sampling=SamplingSettings(max_tokens=24)).text
+    for start in range(2, len(whole) - 8, 3):
+        sampling = SamplingSettings(max_tokens=24, stop=(whole[start : start + 6],))
+        stream = chat.stream("Hello", sampling=sampling)
+        shown = "".join(piece.text for piece in stream)
+        assert stream.reply is not None
+        assert shown.strip() == stream.reply.text
+
+
+def test_loading_takes_the_template_of_the_checkpoint_and_any_system_prompt(random_checkpoint):
+    chat = load(random_checkpoint, system_prompt="none", is_thinking=False)
+    assert chat.builder.settings.template == "internvl2_5"
+    own = load(random_checkpoint, system_prompt="Count things.")
+    difference = len(own.tokenizer.encode("Count things.", add_special_tokens=False))
+    first, second = (c.ask("Hello", sampling=SHORT).num_prompt_tokens for c in (chat, own))
+    assert second > first + difference
+
+
 def test_a_stream_that_is_closed_stops_generating(chat):
     stream = chat.stream("Hello", sampling=SamplingSettings(max_tokens=500))
     next(stream)

@@ -11,13 +11,14 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from os import PathLike
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from internvl35.config import TINY, TileSettings
 from internvl35.conversation import Conversation, Piece, Question, Reply, Video
+from internvl35.data.frames import DEFAULT_VIDEOS, VideoSettings
 from internvl35.data.images import DEFAULT_IMAGES, ImageSettings, ImageSource, open_image
 from internvl35.data.messages import IMAGE_MARK, Message, mark_images, video_marks
 from internvl35.data.prompt import PromptBuilder, PromptSettings
@@ -30,7 +31,7 @@ from internvl35.generate.rules import check_tokens, stop_rules
 from internvl35.generate.runner import Request, generate, generation_options, stream
 from internvl35.generate.sampling import SamplingSettings
 from internvl35.model.composite import VisionLanguageModel
-from internvl35.model.hub import resolve_checkpoint
+from internvl35.model.hub import resolve_checkpoint, take_hub_options
 
 DEFAULT_SAMPLING = SamplingSettings()
 
@@ -44,6 +45,7 @@ class Chat:
         prompt: how conversations become prompts; by default the template of the checkpoint.
         tiles: how pictures are cut; by default as the checkpoint says.
         images: how pictures are opened.
+        videos: how videos are read.
 
     Raises:
         CheckpointError: if tokenizer and network do not fit each other.
@@ -57,12 +59,14 @@ class Chat:
         prompt: PromptSettings | None = None,
         tiles: TileSettings | None = None,
         images: ImageSettings = DEFAULT_IMAGES,
+        videos: VideoSettings = DEFAULT_VIDEOS,
     ) -> None:
         """Look the special tokens up and check that the network has rows for them."""
         self.model = model
         self.tokenizer = tokenizer
         self.tiles = tiles or model.config.tile_settings
         self.images = images
+        self.videos = videos
         settings = prompt or PromptSettings(template=model.config.template)
         room = int(model.config.text_config.max_position_embeddings)
         self.builder = PromptBuilder(
@@ -202,7 +206,7 @@ class Chat:
 
     def _frames(self, video: Video | str | PathLike[str]) -> list[Tensor]:
         chosen = video if isinstance(video, Video) else Video(video)
-        found = read_frames(chosen.source, chosen.num_frames, chosen.bound)
+        found = read_frames(chosen.source, chosen.num_frames, chosen.bound, self.videos)
         one_tile = replace(self.tiles, min_tiles=1, max_tiles=1)
         return [normalize_tiles(cut_tiles(frame, one_tile)) for frame in found.frames]
 
@@ -294,25 +298,40 @@ class ReplyStream(Iterator[Piece]):
             for token_id in tokens:
                 first = first if first is not None else time.perf_counter() - started
                 token_ids.append(token_id)
-                yield from _news(chat.decode(token_ids, sampling.stop), shown, is_last=False)
+                yield from _news(chat.decode(token_ids, sampling.stop), shown, sampling.stop)
         finally:
             tokens.close()
-        yield from _news(chat.decode(token_ids, sampling.stop), shown, is_last=True)
+        thinking, answer = chat.decode(token_ids, sampling.stop)
+        for is_thinking, text in ((True, thinking or ""), (False, answer)):
+            if rest := text[len(shown[is_thinking]) :]:  # what was held back
+                yield Piece(rest, is_thinking)
         seconds = time.perf_counter() - started
         self.reply = chat._reply(asked, request, token_ids, sampling, seconds, first)
 
 
 def _news(
-    found: tuple[str | None, str], shown: dict[bool, str], *, is_last: bool
+    found: tuple[str | None, str], shown: dict[bool, str], stop: Sequence[str]
 ) -> Iterator[Piece]:
-    """Tell what is new in a text that grows, and hold back half a character."""
+    """Tell what is new in a text that grows, but not what may yet turn out otherwise.
+
+    Held back are half a character and the beginning of a text that would end the answer.
+    """
     thinking, answer = found
     for is_thinking, text in ((True, thinking or ""), (False, answer)):
-        settled = text if is_last else text.rstrip("\ufffd")
+        settled = text.rstrip("\ufffd")
+        if not is_thinking:
+            settled = settled[
+                : len(settled) - max(_open_end(settled, mark) for mark in ("", *stop))
+            ]
         before = shown[is_thinking]
         if settled.startswith(before) and len(settled) > len(before):
             shown[is_thinking] = settled
             yield Piece(settled[len(before) :], is_thinking)
+
+
+def _open_end(text: str, mark: str) -> int:
+    """Length of the longest end of a text with which a mark begins."""
+    return next((n for n in range(len(mark) - 1, 0, -1) if text.endswith(mark[:n])), 0)
 
 
 def _insert_marks(text: str, marks: str, num_images: int) -> str:
@@ -334,12 +353,10 @@ def load(
     *,
     dtype: torch.dtype | str = "auto",
     device_map: Any = None,
-    prompt: PromptSettings | None = None,
+    system_prompt: str = "official",
+    is_thinking: bool = False,
     max_tiles: int | None = None,
     images: ImageSettings = DEFAULT_IMAGES,
-    hub: Literal["hf", "modelscope"] = "hf",
-    revision: str | None = None,
-    offline: bool = False,
     **options: Any,
 ) -> Chat:
     """Load a checkpoint to chat with.
@@ -349,15 +366,14 @@ def load(
         dtype: element type of the weights; ``auto`` is the checkpoint's own, and float32 for the
             embedded one on a CPU.
         device_map: where the parts go; by default spread over the GPUs there are, or the CPU.
-        prompt: how conversations become prompts; by default the checkpoint's template with the
-            official system prompt.
+        system_prompt: ``official``, ``none``, or a text of your own.
+        is_thinking: whether the model is asked to reason before it answers.
         max_tiles: most tiles a picture, thumbnail not counted; by default as the checkpoint says.
-        images: how pictures are opened.
-        hub: where to look for names that are not folders.
-        revision: branch, tag or commit on the hub.
-        offline: use only what was downloaded before.
-        **options: ``load_in_8bit``, ``attn_implementation``, ``quantization_config`` and whatever
-            else ``VisionLanguageModel.from_pretrained`` takes.
+        images: how pictures are opened; videos are taken from the same sources.
+        **options: ``hub``, ``revision``, ``offline``, ``cache_dir``, ``token`` (see
+            :func:`internvl35.model.hub.resolve_checkpoint`); ``load_in_8bit``,
+            ``attn_implementation``, ``quantization_config`` and whatever else
+            ``VisionLanguageModel.from_pretrained`` takes.
 
     Returns:
         The chat.
@@ -365,7 +381,7 @@ def load(
     Raises:
         CheckpointError: if the checkpoint cannot be found or does not fit its config.
     """
-    folder = resolve_checkpoint(name, hub=hub, revision=revision, offline=offline)
+    folder = resolve_checkpoint(name, **take_hub_options(options))
     has_gpu = torch.cuda.is_available()
     if dtype == "auto" and str(name) == TINY and not has_gpu:
         dtype = torch.float32
@@ -375,4 +391,10 @@ def load(
     tiles = model.config.tile_settings
     if max_tiles is not None:
         tiles = replace(tiles, min_tiles=min(tiles.min_tiles, max_tiles), max_tiles=max_tiles)
-    return Chat(model, load_tokenizer(folder), prompt=prompt, tiles=tiles, images=images)
+    prompt = PromptSettings(
+        template=model.config.template, system_prompt=system_prompt, is_thinking=is_thinking
+    )
+    videos = replace(DEFAULT_VIDEOS, source=images.source)
+    return Chat(
+        model, load_tokenizer(folder), prompt=prompt, tiles=tiles, images=images, videos=videos
+    )

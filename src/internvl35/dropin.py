@@ -26,14 +26,12 @@ from internvl35.errors import PromptError
 from internvl35.generate.rules import StopRules, check_tokens, stop_rules
 from internvl35.generate.runner import Request, generate, stream
 from internvl35.model.composite import VisionLanguageModel
-from internvl35.model.hub import resolve_checkpoint
+from internvl35.model.hub import resolve_checkpoint, take_hub_options
 
 logger = logging.getLogger(__name__)
 
 History = list[tuple[str, str]]
 """Questions, with their ``<image>`` marks, and answers, oldest first."""
-
-_HUB_OPTIONS = ("hub", "revision", "offline", "cache_dir", "token", "endpoint")
 
 
 class InternVLChatModel(VisionLanguageModel):
@@ -359,5 +357,4 @@ class AutoTokenizer:
         Raises:
             CheckpointError: if it cannot be found or lacks InternVL's tokens.
         """
-        where = {key: kwargs[key] for key in _HUB_OPTIONS if key in kwargs}
-        return load_tokenizer(resolve_checkpoint(name, **where))
+        return load_tokenizer(resolve_checkpoint(name, **take_hub_options(kwargs)))

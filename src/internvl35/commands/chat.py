@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -156,21 +156,17 @@ def load_chat(
     if name != TINY:  # under its own name, for its own number format
         name = hub.find_folder(name)
     with spinner(f"loading {model.model}"), paused_collection():
-        from internvl35.chat import Chat, load
+        from internvl35.chat import load
 
-        loaded = load(
+        return load(
             name,
             dtype=model.dtype,
             device_map=model.device_map,
+            system_prompt=system.system,
+            is_thinking=system.thinking,
             max_tiles=pictures.max_tiles,
             images=pictures.image_settings(),
             load_in_8bit=model.int8,
-        )
-        prompt = replace(
-            loaded.builder.settings, system_prompt=system.system, is_thinking=system.thinking
-        )
-        return Chat(
-            loaded.model, loaded.tokenizer, prompt=prompt, tiles=loaded.tiles, images=loaded.images
         )
 
 

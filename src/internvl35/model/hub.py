@@ -42,6 +42,21 @@ _ALIASES = {"20B-A4B": "GPT-OSS-20B-A4B-Preview"}
 _HTTP_ERROR: type[Exception] = next(c for c in HfHubHTTPError.__mro__ if c.__name__ == "HTTPError")
 
 
+_OPTIONS = ("hub", "revision", "offline", "cache_dir", "show_progress", "token", "endpoint")
+
+
+def take_hub_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Take what is meant for :func:`resolve_checkpoint` out of a caller's options.
+
+    Args:
+        options: any options; those for the hub are removed from it.
+
+    Returns:
+        The options for the hub.
+    """
+    return {key: options.pop(key) for key in _OPTIONS if key in options}
+
+
 def resolve_checkpoint(
     name: str | PathLike[str],
     *,

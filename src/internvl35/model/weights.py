@@ -24,7 +24,7 @@ from internvl35.errors import CheckpointError
 from internvl35.model.checkpoint import Checkpoint, has_split_experts, parameter_shapes
 from internvl35.model.composite import VisionLanguageModel
 from internvl35.model.configuration import InternVLChatConfig, Layout, config_to_dict
-from internvl35.model.hub import resolve_checkpoint
+from internvl35.model.hub import resolve_checkpoint, take_hub_options
 from internvl35.model.names import (
     EMBEDDING,
     HEAD,
@@ -40,7 +40,6 @@ logger = logging.getLogger(__name__)
 
 ModelT = TypeVar("ModelT", bound=VisionLanguageModel)
 
-_HUB_OPTIONS = ("hub", "revision", "offline", "cache_dir", "show_progress", "token", "endpoint")
 _WITHOUT_EFFECT = (  # meant for other loaders; what they ask for always or never holds here
     "trust_remote_code", "low_cpu_mem_usage", "use_safetensors", "code_revision", "adapter_kwargs",
     "force_download", "_from_auto", "_commit_hash",
@@ -90,7 +89,7 @@ def load_model(
         options.pop(key, None)
     if options.pop("local_files_only", False):
         options["offline"] = True
-    where = {key: options.pop(key) for key in _HUB_OPTIONS if key in options}
+    where = take_hub_options(options)
     if load_in_8bit:
         options["quantization_config"] = _int8_settings()
     given_dtype = options.pop("torch_dtype", None) if dtype is None else dtype
