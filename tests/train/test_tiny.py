@@ -138,3 +138,14 @@ def test_a_short_run_leaves_a_checkpoint_that_can_be_chatted_with(tmp_path):
     assert reply.num_new_tokens >= 1
     size = sum(path.stat().st_size for path in (tmp_path / "checkpoint").iterdir())
     assert size < 24_000_000
+
+
+def test_a_run_may_start_from_a_checkpoint(tmp_path):
+    first = dataclasses.replace(RECIPE, loop=dataclasses.replace(LOOP, num_rounds=1))
+    train_tiny(tmp_path / "one", first, num_workers=0)
+    source = tmp_path / "one" / "checkpoint"
+    still = dataclasses.replace(first.loop, learning_rate=0.0)
+    second = dataclasses.replace(first, loop=still, start_from=str(source))
+    train_tiny(tmp_path / "two", second, num_workers=0)
+    for name in ("model.safetensors", "tokenizer.json"):
+        assert (tmp_path / "two" / "checkpoint" / name).read_bytes() == (source / name).read_bytes()
