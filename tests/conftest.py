@@ -8,11 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 
 from internvl35.data.templates import TEMPLATES
 from internvl35.data.tokenizer import save_tokenizer, train_tokenizer
 from internvl35.model.composite import VisionLanguageModel
 from internvl35.model.configuration import InternVLChatConfig
+
+settings.register_profile("patient", deadline=None)  # a busy machine is no failure
+settings.load_profile("patient")
 
 IMAGE_TOKEN = 300
 
