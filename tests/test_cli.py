@@ -16,7 +16,7 @@ import typer
 
 from internvl35 import cli
 from internvl35.commands import models
-from internvl35.config import PRESETS, LanguageShape, ModelPreset, VisionShape
+from internvl35.config import PRESETS, TINY_FOLDER, LanguageShape, ModelPreset, VisionShape
 from internvl35.errors import CheckpointError, ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -248,16 +248,16 @@ def test_a_broken_config_is_named(tmp_path: Path, text: str, found: str) -> None
         models.read_preset(tmp_path, "tiny")
 
 
-@pytest.mark.skipif(not models.TINY_FOLDER.is_dir(), reason="no embedded checkpoint here yet")
+@pytest.mark.skipif(not TINY_FOLDER.is_dir(), reason="no embedded checkpoint here yet")
 def test_counts_of_the_embedded_checkpoint_are_those_of_its_tensors() -> None:
     from safetensors import safe_open
 
     num_parameters = 0
-    for shard in models.TINY_FOLDER.glob("*.safetensors"):
+    for shard in TINY_FOLDER.glob("*.safetensors"):
         with safe_open(shard, framework="np") as file:
             for name in file.keys():  # noqa: SIM118 - the handle is no mapping
                 size = 1
                 for side in file.get_slice(name).get_shape():
                     size *= side
                 num_parameters += size
-    assert models.read_preset(models.TINY_FOLDER, "tiny").num_parameters == num_parameters
+    assert models.read_preset(TINY_FOLDER, "tiny").num_parameters == num_parameters

@@ -8,6 +8,7 @@ Reading and writing ``config.json`` is left to :mod:`internvl35.model.configurat
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from internvl35.errors import ConfigError
@@ -16,6 +17,9 @@ LanguageFamily = Literal["qwen3", "qwen3_moe", "gpt_oss"]
 
 TINY = "tiny"
 """Name of the checkpoint that is embedded in the package."""
+
+TINY_FOLDER = Path(__file__).parent / "checkpoints" / TINY
+"""Where the embedded checkpoint lies."""
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from internvl35 import SamplingSettings, cli, load
 from internvl35.chat import Chat
 from internvl35.commands.chat import SystemOptions, load_chat
 from internvl35.commands.checkpoint import HubOptions, ModelOptions
-from internvl35.commands.models import TINY_FOLDER
 from internvl35.commands.pictures import PictureOptions
+from internvl35.config import TINY_FOLDER
 from internvl35.conversation import Reply
 from internvl35.data.prompt import PromptSettings
 from internvl35.data.templates import TEMPLATES

@@ -353,14 +353,14 @@ def test_the_embedded_checkpoint_is_meant_by_its_name_alone(
 ) -> None:
     import internvl35.model.hub as module
 
-    package = tmp_path / "package"
-    (package / "checkpoints" / "tiny").mkdir(parents=True)
-    monkeypatch.setattr(module, "__file__", str(package / "model" / "hub.py"))
+    embedded = tmp_path / "package" / "tiny"
+    embedded.mkdir(parents=True)
+    monkeypatch.setattr(module, "TINY_FOLDER", embedded)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").mkdir()
-    assert resolve_checkpoint("tiny") == package / "checkpoints" / "tiny"
+    assert resolve_checkpoint("tiny") == embedded
     assert resolve_checkpoint("./tiny") == Path("tiny")
-    (package / "checkpoints" / "tiny").rmdir()
+    embedded.rmdir()
     with pytest.raises(CheckpointError, match="lacks the embedded checkpoint"):
         resolve_checkpoint("tiny")
 

@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from internvl35.config import PRESETS, TINY, LanguageShape, ModelPreset, VisionShape
+from internvl35.config import (
+    PRESETS,
+    TINY,
+    TINY_FOLDER,
+    LanguageShape,
+    ModelPreset,
+    VisionShape,
+)
 from internvl35.errors import CheckpointError
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-TINY_FOLDER = Path(__file__).parents[1] / "checkpoints" / TINY
-"""Where the embedded checkpoint lies inside the package."""
 
 GPU_MEMORY_GIB = 80
 """Memory of the GPU in which the need is counted."""

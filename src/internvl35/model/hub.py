@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
 )
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
-from internvl35.config import PRESETS, TINY
+from internvl35.config import PRESETS, TINY, TINY_FOLDER
 from internvl35.errors import CheckpointError
 
 Hub = Literal["hf", "modelscope"]
@@ -135,10 +135,9 @@ def released_name(name: str) -> str | None:
 
 
 def _embedded() -> Path:
-    folder = Path(__file__).parents[1] / "checkpoints" / TINY
-    if not folder.is_dir():
-        raise CheckpointError(f"this installation lacks the embedded checkpoint at {folder}")
-    return folder
+    if not TINY_FOLDER.is_dir():
+        raise CheckpointError(f"this installation lacks the embedded checkpoint at {TINY_FOLDER}")
+    return TINY_FOLDER
 
 
 def _describe_unknown(name: str) -> str:

@@ -371,7 +371,7 @@ def _starting_model(
     if start_from:
         return VisionLanguageModel.from_pretrained(
             start_from, dtype=torch.float32, attn_implementation=attention
-        ).train()
+        )
     config = tiny_config(*(_token_id(tokenizer, name) for name in _NAMED_TOKENS))
     config._attn_implementation = attention
     return VisionLanguageModel(config)
