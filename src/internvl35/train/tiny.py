@@ -52,7 +52,7 @@ class TinyRecipe:
 
     loop: LoopSettings = field(
         default_factory=lambda: LoopSettings(
-            num_rounds=1330, learning_rate=4e-3, optimizer="muon", decay_share=0.4
+            num_rounds=1290, learning_rate=4e-3, optimizer="muon", decay_share=0.4
         )
     )
     """Length, rates and checkpoints of the run."""
