@@ -23,7 +23,7 @@ from internvl35.data.images import DEFAULT_IMAGES, ImageSettings, ImageSource, o
 from internvl35.data.messages import IMAGE_MARK, Message, mark_images, video_marks
 from internvl35.data.prompt import PromptBuilder, PromptSettings
 from internvl35.data.thinking import split_thinking
-from internvl35.data.tiles import cut_tiles, normalize_tiles
+from internvl35.data.tiles import make_pixel_values
 from internvl35.data.tokenizer import load_tokenizer
 from internvl35.data.video import read_frames
 from internvl35.errors import PromptError
@@ -165,7 +165,7 @@ class Chat:
             return []
         started = time.perf_counter()
         prepared = [self._prepare(question) for question in questions]
-        options = self._options(sampling)
+        options = generation_options(sampling)
         answers = generate(
             self.model, [request for _, request in prepared], options, self.rules,
             seed=sampling.seed, tokenizer=self.tokenizer,
@@ -176,26 +176,17 @@ class Chat:
             for (asked, request), token_ids in zip(prepared, answers, strict=True)
         ]
 
-    def _options(self, sampling: SamplingSettings) -> dict[str, Any]:
-        options = generation_options(sampling)
-        if sampling.stop:
-            options |= {"stop_strings": list(sampling.stop)}
-        return options
-
     def _prepare(self, question: Question) -> tuple[Conversation, Request]:
         pictures = [
-            normalize_tiles(cut_tiles(open_image(image, self.images), self.tiles))
+            make_pixel_values(open_image(image, self.images), self.tiles)
             for image in question.images
         ]
-        text = question.text
+        text = mark_images(question.text, len(pictures))
         if question.video is not None:
             frames = self._frames(question.video)
-            text = mark_images(text, len(pictures)) if pictures else text
             marks = video_marks(len(frames), self.builder.settings.frame_label)
             text = _insert_marks(text, marks, len(pictures))
             pictures += frames
-        elif pictures:
-            text = mark_images(text, len(pictures))
         # without pictures a literal <image> is just text
         message = Message("user", text, image_places=None if pictures else ())
         asked = Conversation(
@@ -208,7 +199,7 @@ class Chat:
         chosen = video if isinstance(video, Video) else Video(video)
         found = read_frames(chosen.source, chosen.num_frames, chosen.bound, self.videos)
         one_tile = replace(self.tiles, min_tiles=1, max_tiles=1)
-        return [normalize_tiles(cut_tiles(frame, one_tile)) for frame in found.frames]
+        return [make_pixel_values(frame, one_tile) for frame in found.frames]
 
     def decode(self, token_ids: Sequence[int], stop: Sequence[str] = ()) -> tuple[str | None, str]:
         """Turn new tokens into reasoning and answer.
@@ -291,7 +282,7 @@ class ReplyStream(Iterator[Piece]):
         shown = {True: "", False: ""}
         first: float | None = None
         tokens = stream(
-            chat.model, request, chat._options(sampling), chat.rules,
+            chat.model, request, generation_options(sampling), chat.rules,
             seed=sampling.seed, tokenizer=chat.tokenizer,
         )  # fmt: skip
         try:
@@ -320,9 +311,8 @@ def _news(
     for is_thinking, text in ((True, thinking or ""), (False, answer)):
         settled = text.rstrip("\ufffd")
         if not is_thinking:
-            settled = settled[
-                : len(settled) - max(_open_end(settled, mark) for mark in ("", *stop))
-            ]
+            held = max((_open_end(settled, mark) for mark in stop), default=0)
+            settled = settled[: len(settled) - held]
         before = shown[is_thinking]
         if settled.startswith(before) and len(settled) > len(before):
             shown[is_thinking] = settled

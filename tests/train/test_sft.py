@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from internvl35.train.sft import IGNORED, sft_loss, token_weights
+from internvl35.data.batches import IGNORED
+from internvl35.train.sft import sft_loss, token_weights
 
 
 def _labels(*lengths: int, width: int) -> torch.Tensor:

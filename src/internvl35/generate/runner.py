@@ -61,6 +61,8 @@ def generation_options(sampling: SamplingSettings) -> dict[str, Any]:
         }
         if sampling.min_p > 0:
             options["min_p"] = sampling.min_p
+    if sampling.stop:
+        options["stop_strings"] = list(sampling.stop)
     return options
 
 

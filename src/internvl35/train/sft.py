@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from internvl35.data.batches import IGNORED
+
 Averaging = Literal["token", "sample", "square"]
 """Weight of a token of a sample with n supervised tokens: 1, 1/n or 1/sqrt(n)."""
-
-IGNORED = -100
-"""Label of a position that carries no loss."""
 
 
 def token_weights(labels: Tensor, averaging: Averaging) -> Tensor:

@@ -24,7 +24,7 @@ from internvl35.data.prompt import Message, PromptBuilder, PromptSettings
 from internvl35.data.synthetic import FAMILIES, MARK_LABELS, Drawing, draw, draw_page
 from internvl35.data.synthetic.patch_labels import label_patches
 from internvl35.data.templates import TEMPLATES
-from internvl35.data.tiles import count_tiles, cut_tiles, normalize_tiles
+from internvl35.data.tiles import count_tiles, make_pixel_values
 from internvl35.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from internvl35.model.composite import VisionLanguageModel
 from internvl35.model.configuration import (
@@ -229,7 +229,7 @@ class TinyRounds(Dataset[list[TrainingBatch]]):
 
     def _look(self, drawing: Drawing) -> tuple[Tensor, Tensor]:
         assert drawing.image is not None
-        pixels = normalize_tiles(cut_tiles(drawing.image, self.tiles))
+        pixels = make_pixel_values(drawing.image, self.tiles)
         width, height = drawing.image.size
         return pixels, label_patches(drawing.marks, width, height, self.tiles, self.patch_size)
 
