@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from internvl35.config import TileSettings
-from internvl35.data.batches import IGNORED, Example, collate, group_by_tiles
+from internvl35.data.batches import IGNORED, Example, collate, collate_packed, group_by_tiles
 from internvl35.data.synthetic import MARK_LABELS, Mark
 from internvl35.data.synthetic.patch_labels import label_patches
 
@@ -74,3 +74,34 @@ def test_a_mark_smaller_than_a_patch_is_still_found():
     labels = label_patches([Mark("colour:red", (3.0, 3.0, 6.0, 6.0))], 112, 112, TILES, 14)
     assert labels[0, 0, 0, MARK_LABELS.index("colour:red")] == 1
     assert int(labels.sum()) == 1
+
+
+def test_a_pack_holds_the_same_tokens_labels_and_tiles_as_rows_of_their_own():
+    examples = [
+        Example([5, 6, 7], [True, False, True], torch.ones(2, 3, 4, 4)),
+        Example([8, 9], [False, True]),
+        Example([1, 2, 3, 4], [True] * 4, torch.zeros(1, 3, 4, 4)),
+    ]
+    pack = collate_packed(examples)
+    assert pack.segments.tolist() == [0, 3, 5, 9]
+    assert pack.position_ids.tolist() == [[0, 1, 2, 0, 1, 0, 1, 2, 3]]
+    assert pack.input_ids.tolist() == [[5, 6, 7, 8, 9, 1, 2, 3, 4]]
+    assert pack.labels.tolist() == [[IGNORED, IGNORED, 7, IGNORED, 9, IGNORED, 2, 3, 4]]
+    assert (len(pack), pack.num_tokens, pack.num_tiles) == (3, 9, 3)
+    rows = collate(examples, 0)
+    assert (len(rows), rows.num_tokens, rows.num_tiles) == (3, 9, 3)
+    torch.testing.assert_close(pack.pixel_values, rows.pixel_values)
+
+
+@pytest.mark.parametrize("examples", [[], [Example([], [])]])
+def test_nothing_cannot_be_packed(examples):
+    with pytest.raises(ValueError, match="at least one example"):
+        collate_packed(examples)
+
+
+def test_a_batch_moves_as_a_whole():
+    batch = collate_packed([Example([5, 6], [False, True], torch.ones(1, 3, 4, 4))])
+    moved = batch.to(torch.device("meta"))
+    kinds = {moved.input_ids.device, moved.segments.device, moved.pixel_values.device}
+    assert kinds == {torch.device("meta")}
+    assert moved.patch_labels is None
