@@ -494,7 +494,7 @@ def test_an_empty_block_of_reasoning_is_no_reasoning(harmony_tokenizer, builders
         (q("a") * 2, "message 2 of 2 is of the user where the assistant"),
         ([*q("a", "b"), Message("assistant", "c")], "message 3 of 3 is of the assistant"),
         ([*q("a", "b"), Message("system", "c")], "message 3 of 3 is of the system"),
-        ([*q("a"), Message("tool", "c")], "message 2 has the unknown role 'tool'; known: system"),
+        ([*q("a"), Message("bot", "c")], "message 2 has the unknown role 'bot'; known: system"),
         ([Message("human", "c")], "message 1 has the unknown role 'human'"),
     ],
 )

@@ -14,7 +14,7 @@ from typing import Literal
 
 from internvl35.errors import PromptError
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 FrameLabel = Literal["Frame1: <image>\n", "Frame-1: <image>\n", "Frame1: <image>"]
 
 IMAGE_MARK = "<image>"
@@ -41,6 +41,8 @@ class Message:
     image_places: tuple[int, ...] | None = None
     """Offsets in the text at which pictures stand, in order; a literal ``<image>`` then stays text.
     None: at the text's ``<image>`` marks."""
+    has_loss: bool | None = None
+    """Whether the turn carries loss in training; None: as the rule of its role says."""
 
     @classmethod
     def from_parts(cls, parts: Sequence[str | Part]) -> Message:
