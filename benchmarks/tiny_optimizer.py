@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 
 from benchmarks.record import write_result
-from internvl35.train.loop import METRICS_FILE, LoopSettings
+from internvl35.train.rounds import METRICS_FILE, RoundSettings
 from internvl35.train.tiny import TinyRecipe, train_tiny
 
 RUNS: dict[str, tuple[str, float]] = {
@@ -36,7 +36,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     accuracies: dict[str, float] = {}
     for name, (optimizer, rate) in RUNS.items():
-        loop = LoopSettings(
+        loop = RoundSettings(
             num_rounds=arguments.rounds, learning_rate=rate, decay_share=0.2,
             optimizer="muon" if optimizer == "muon" else "adamw", evaluate_every=0,
         )  # fmt: skip

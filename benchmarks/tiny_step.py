@@ -19,7 +19,7 @@ from rich.table import Table
 from benchmarks.record import write_result
 from internvl35.data.batches import TrainingBatch
 from internvl35.model.composite import VisionLanguageModel
-from internvl35.train.loop import make_optimizers
+from internvl35.train.rounds import make_optimizers
 from internvl35.train.tiny import TinyRecipe, Trainee, tiny_config
 
 NUM_EXAMPLES, NUM_TOKENS, IMAGE_TOKEN = 48, 64, 5

@@ -13,8 +13,8 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.record import RESULTS, write_result
-from internvl35.train.loop import METRICS_FILE
 from internvl35.train.plots import plot_curve
+from internvl35.train.rounds import METRICS_FILE
 
 CURVE_POINTS = 40
 NAMES = ("samples", "loss", "answer_loss", "patch_loss", "patch_accuracy")

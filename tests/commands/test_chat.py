@@ -302,7 +302,7 @@ def test_a_process_prints_the_answer_alone_and_loads_nothing_it_does_not_need(
         "try:\n    cli.main(sys.argv[1:])\n"
         "finally:\n"
         "    unneeded = {'matplotlib', 'scipy', 'sklearn', 'pandas', 'IPython', 'rich',\n"
-        "                'internvl35.train.loop', 'internvl35.evals',\n"
+        "                'internvl35.train.rounds', 'internvl35.evals',\n"
         "                'internvl35.data.synthetic'}\n"
         "    sys.stderr.write(repr(unneeded & set(sys.modules)))\n"
     )

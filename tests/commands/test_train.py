@@ -20,7 +20,7 @@ from internvl35.data.synthetic import FAMILIES
 from internvl35.data.templates import TEMPLATES
 from internvl35.data.tokenizer import save_tokenizer, train_tokenizer
 from internvl35.errors import ConfigError
-from internvl35.train.loop import METRICS_FILE, STATE_FILE
+from internvl35.train.rounds import METRICS_FILE, STATE_FILE
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,7 +12,7 @@ from internvl35.chat import load
 from internvl35.data.batches import IGNORED
 from internvl35.data.synthetic import MARK_LABELS
 from internvl35.model.composite import VisionLanguageModel
-from internvl35.train.loop import METRICS_FILE, LoopSettings
+from internvl35.train.rounds import METRICS_FILE, RoundSettings
 from internvl35.train.tiny import (
     LANGUAGE,
     VISION,
@@ -26,7 +26,7 @@ from internvl35.train.tiny import (
     train_tiny,
 )
 
-LOOP = LoopSettings(num_rounds=3, warmup_rounds=1, checkpoint_every=1, evaluate_every=0)
+LOOP = RoundSettings(num_rounds=3, warmup_rounds=1, checkpoint_every=1, evaluate_every=0)
 RECIPE = TinyRecipe(loop=LOOP, samples_per_round=8, warmup_rounds=1, level_rounds=2)
 
 

@@ -30,7 +30,7 @@ app = typer.Typer(
 
 CURVE_FILE = "curve.png"
 
-_LOOP = read_sentences("internvl35.train.loop", "LoopSettings")
+_LOOP = read_sentences("internvl35.train.rounds", "RoundSettings")
 _RECIPE = read_sentences("internvl35.train.tiny", "TinyRecipe")
 
 
@@ -102,8 +102,8 @@ def train_embedded(
     except KeyboardInterrupt:
         note(f"stopped; the same command with --output-dir {output_dir} goes on")
         raise
-    from internvl35.train.loop import METRICS_FILE
     from internvl35.train.plots import plot_curve
+    from internvl35.train.rounds import METRICS_FILE
 
     plot_curve(output_dir / METRICS_FILE, output_dir / CURVE_FILE)
     typer.echo(f"curve: {output_dir / CURVE_FILE}")

@@ -1,6 +1,6 @@
 """The curve of a training run as a picture: losses and accuracies over samples.
 
-Figures are read from the file that :mod:`internvl35.train.loop` writes.
+Figures are read from the file that :mod:`internvl35.train.rounds` writes.
 """
 
 from __future__ import annotations

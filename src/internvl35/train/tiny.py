@@ -2,7 +2,7 @@
 
 First the tower alone learns which glyph, colour or shape stands in which patch; then the whole
 model learns to answer, while the dense labels go on guiding the tower. The loop is
-:mod:`internvl35.train.loop`; drawing is left to :mod:`internvl35.data.synthetic`.
+:mod:`internvl35.train.rounds`; drawing is left to :mod:`internvl35.data.synthetic`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from internvl35.model.configuration import (
     vision_shape_to_dict,
 )
 from internvl35.model.hub import resolve_checkpoint
-from internvl35.train.loop import LoopSettings, TrainingLoop
+from internvl35.train.rounds import RoundLoop, RoundSettings
 from internvl35.train.sft import sft_loss
 
 VOCAB_SIZE = 832
@@ -50,8 +50,8 @@ MAX_TILES = 4
 class TinyRecipe:
     """What the embedded checkpoint is trained on, and how long."""
 
-    loop: LoopSettings = field(
-        default_factory=lambda: LoopSettings(
+    loop: RoundSettings = field(
+        default_factory=lambda: RoundSettings(
             num_rounds=1290, learning_rate=4e-3, optimizer="muon", decay_share=0.4
         )
     )
@@ -348,7 +348,7 @@ def train_tiny(
         )
         return iter(loader)
 
-    loop = TrainingLoop[TrainingBatch](
+    loop = RoundLoop[TrainingBatch](
         trainee,
         lambda batch: trainee.loss(batch, recipe.patch_loss_weight),
         recipe.loop,
