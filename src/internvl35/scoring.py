@@ -6,8 +6,21 @@ Knows neither torch nor pictures. Paper section 3 (accuracies), section 2.3 (ver
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import re
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal, get_args
+
+from internvl35.errors import ConfigError
+
+Metric = Literal["acc", "exact_match", "rouge", "edit_distance"]
+"""How written answers are compared with expected ones."""
+
+METRICS: tuple[Metric, ...] = get_args(Metric)
 
 _NUMBER_WORDS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
@@ -16,6 +29,21 @@ _NUMBER_WORDS = (
 _VALUES = {word: str(value) for value, word in enumerate(_NUMBER_WORDS.split())}
 _ARTICLES = frozenset({"a", "an", "the"})
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?!\w|\.\d)")
+_CHINESE = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff\u3040-\u30ff"
+_ROUGE_TOKEN = re.compile(rf"[{_CHINESE}]|[^\W_{_CHINESE}]+|[^\w\s]|_")
+_NEEDS_RAPIDFUZZ = frozenset({"rouge", "edit_distance"})
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a metric says about many answers."""
+
+    mean: float
+    """Mean over the answers, 0 to 1."""
+    num_answers: int
+    """Answers that were compared."""
+    interval: tuple[float, float] | None = None
+    """Wilson interval at 95 %, where every single answer is right or wrong."""
 
 
 def normalize_answer(text: str) -> str:
@@ -92,3 +120,158 @@ def wilson_interval(num_right: int, num_total: int, z: float = 1.96) -> tuple[fl
     centre = (rate + weight / 2) / (1 + weight)
     half = z * math.sqrt(rate * (1 - rate) / num_total + weight / (4 * num_total)) / (1 + weight)
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def rouge_tokens(text: str) -> list[str]:
+    """Cut a text into what ROUGE counts.
+
+    Args:
+        text: in any language.
+
+    Returns:
+        Words in lower case, every Chinese or Japanese character by itself, and every punctuation
+        mark by itself: formulas and code consist of them.
+    """
+    return _ROUGE_TOKEN.findall(text.lower())
+
+
+def rouge_n(expected: str, answer: str, n: int) -> float:
+    """Overlap of an answer with the expected one in stretches of words (ROUGE-N, F-measure).
+
+    C.-Y. Lin, ROUGE: A Package for Automatic Evaluation of Summaries, 2004. A stretch counts as
+    often as it stands in both texts.
+
+    Args:
+        expected: the right answer.
+        answer: the answer given.
+        n: tokens a stretch.
+
+    Returns:
+        ``2 P R / (P + R)``, 0 to 1. Texts too short for a stretch agree only if they are equal
+        token by token.
+    """
+    wanted, found = rouge_tokens(expected), rouge_tokens(answer)
+    wanted_stretches, found_stretches = _stretches(wanted, n), _stretches(found, n)
+    if not wanted_stretches or not found_stretches:
+        return float(wanted == found)
+    shared = (wanted_stretches & found_stretches).total()
+    return _f_measure(shared, found_stretches.total(), wanted_stretches.total())
+
+
+def rouge_l(expected: str, answer: str) -> float:
+    """Overlap of an answer with the expected one in their longest common subsequence (ROUGE-L).
+
+    Args:
+        expected: the right answer.
+        answer: the answer given.
+
+    Returns:
+        The F-measure, 0 to 1; 1 for two texts without tokens.
+
+    Raises:
+        ConfigError: if the package rapidfuzz is not installed.
+    """
+    wanted, found = rouge_tokens(expected), rouge_tokens(answer)
+    if not wanted or not found:
+        return float(wanted == found)
+    return _f_measure(_longest_common(wanted, found), len(found), len(wanted))
+
+
+def edit_distance(expected: str, answer: str) -> float:
+    """Share of characters that must be inserted, deleted or replaced (Levenshtein).
+
+    Args:
+        expected: the right answer; white space around it does not count.
+        answer: the answer given; likewise.
+
+    Returns:
+        Edits by the length of the longer text: 0 for equal texts, 1 if nothing agrees.
+
+    Raises:
+        ConfigError: if the package rapidfuzz is not installed.
+    """
+    _require_rapidfuzz()
+    from rapidfuzz.distance import Levenshtein
+
+    return float(Levenshtein.normalized_distance(expected.strip(), answer.strip()))
+
+
+def score_answers(
+    expected: Sequence[str], answers: Sequence[str], metrics: Sequence[Metric]
+) -> dict[str, Score]:
+    """Compare answers with the expected ones.
+
+    Args:
+        expected: the right answers.
+        answers: the answers given, one each.
+        metrics: ``acc``: equal after :func:`normalize_answer`; ``exact_match``: equal but for white
+            space at the ends; ``rouge``: three F-measures; ``edit_distance``.
+
+    Returns:
+        Name to score: ``acc``, ``exact_match``, ``rouge-1``, ``rouge-2``, ``rouge-l``,
+        ``edit_distance`` and ``edit_similarity`` (1 minus the distance); empty without answers.
+
+    Raises:
+        ConfigError: if a metric is unknown or needs a package that is not installed.
+    """
+    if len(expected) != len(answers):
+        raise ValueError(f"{len(expected)} expected answers but {len(answers)} answers")
+    for metric in metrics:
+        if metric not in METRICS:
+            raise ConfigError(f"metric {metric!r} is unknown; known: {', '.join(METRICS)}")
+    pairs = list(zip(expected, answers, strict=True))
+    if not pairs:
+        return {}
+    scores: dict[str, Score] = {}
+    if "acc" in metrics:
+        scores["acc"] = _rate([exact_match(*pair) for pair in pairs])
+    if "exact_match" in metrics:
+        scores["exact_match"] = _rate([right.strip() == given.strip() for right, given in pairs])
+    if "rouge" in metrics:
+        kinds: dict[str, Callable[[str, str], float]] = {
+            "rouge-1": lambda right, given: rouge_n(right, given, 1),
+            "rouge-2": lambda right, given: rouge_n(right, given, 2),
+            "rouge-l": rouge_l,
+        }
+        for name, measure in kinds.items():
+            scores[name] = Score(fmean(measure(*pair) for pair in pairs), len(pairs))
+    if "edit_distance" in metrics:
+        mean = fmean(edit_distance(*pair) for pair in pairs)
+        scores["edit_distance"] = Score(mean, len(pairs))
+        scores["edit_similarity"] = Score(1 - mean, len(pairs))
+    return scores
+
+
+def available_metrics() -> tuple[Metric, ...]:
+    """List the metrics that can be computed with the packages that are installed."""
+    has_rapidfuzz = importlib.util.find_spec("rapidfuzz") is not None
+    return tuple(name for name in METRICS if has_rapidfuzz or name not in _NEEDS_RAPIDFUZZ)
+
+
+def _rate(is_right: Sequence[bool]) -> Score:
+    num_right = sum(is_right)
+    interval = wilson_interval(num_right, len(is_right))
+    return Score(num_right / len(is_right), len(is_right), interval)
+
+
+def _stretches(tokens: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
+    return Counter(tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1))
+
+
+def _f_measure(num_shared: int, num_found: int, num_wanted: int) -> float:
+    return 2 * num_shared / (num_found + num_wanted)  # the harmonic mean of P and R, shortened
+
+
+def _longest_common(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
+    _require_rapidfuzz()
+    from rapidfuzz.distance import LCSseq
+
+    return int(LCSseq.similarity(first, second))
+
+
+def _require_rapidfuzz() -> None:
+    if importlib.util.find_spec("rapidfuzz") is None:
+        raise ConfigError(
+            "this metric needs the package rapidfuzz; install it with: pip install "
+            "'internvl35[train]', or choose --metric acc exact_match"
+        )
