@@ -1,0 +1,139 @@
+"""What follows from settings once the number of processes and of batches is known.
+
+Pure functions; the plan of batches is left to :mod:`internvl35.train.plan`, the course of the
+learning rate to :mod:`internvl35.train.schedule`. Paper section 2.2.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from internvl35.errors import ConfigError
+from internvl35.train.settings import FinetuneSettings, Interval, OptimizationSettings
+
+USUAL_BATCH = 16
+"""Rows a step where neither gradient_accumulation_steps nor global_batch_size is given."""
+
+ADAPTER_RATE = 1e-4
+"""Peak learning rate of adapters where none is given."""
+
+FULL_RATE = 1e-5
+"""Peak learning rate of full training where none is given."""
+
+
+@dataclass(frozen=True)
+class RunLength:
+    """How long a run is, and when something happens in it; everything in optimizer steps."""
+
+    accumulation: int
+    """Forward passes of one process a step."""
+    steps_per_epoch: int
+    """Steps of one pass over the training data."""
+    num_steps: int
+    """Steps in all."""
+    num_warmup_steps: int
+    """Steps over which the learning rate rises."""
+    save_every: int
+    """Steps between two checkpoints; 0 for none before the end."""
+    eval_every: int
+    """Steps between two evaluations; 0 for none before the end."""
+
+
+def resolve_accumulation(settings: OptimizationSettings, world_size: int) -> int:
+    """Find how many forward passes of one process make a step.
+
+    Args:
+        settings: batch size on a device, and accumulation or global batch if given.
+        world_size: processes that train together.
+
+    Returns:
+        As given, or what the global batch needs, or as many as bring 16 rows together.
+
+    Raises:
+        ConfigError: if the global batch is not a multiple of what one pass of all processes takes.
+    """
+    at_once = settings.per_device_train_batch_size * world_size
+    if settings.gradient_accumulation_steps is not None:
+        return settings.gradient_accumulation_steps
+    if settings.global_batch_size is None:
+        return max(1, math.ceil(USUAL_BATCH / at_once))
+    if settings.global_batch_size % at_once:
+        raise ConfigError(
+            f"global_batch_size is {settings.global_batch_size}, which {world_size} processes of "
+            f"{settings.per_device_train_batch_size} cannot share evenly; needed: a multiple of "
+            f"{at_once}, or give gradient_accumulation_steps instead"
+        )
+    return settings.global_batch_size // at_once
+
+
+def resolve_learning_rate(settings: FinetuneSettings) -> float:
+    """Find the peak learning rate.
+
+    Args:
+        settings: of the run.
+
+    Returns:
+        As given, else 1e-4 for adapters and 1e-5 for full training.
+    """
+    rate = settings.optimization.learning_rate
+    if rate is not None:
+        return rate
+    return FULL_RATE if settings.adapter.tuner_type == "full" else ADAPTER_RATE
+
+
+def resolve_length(
+    settings: FinetuneSettings, world_size: int, num_batches: int, *, has_validation: bool
+) -> RunLength:
+    """Find how long a run is.
+
+    Args:
+        settings: of the run.
+        world_size: processes that train together.
+        num_batches: forward passes of one epoch over all processes together.
+        has_validation: whether there are rows to evaluate on.
+
+    Returns:
+        Everything in steps.
+
+    Raises:
+        ConfigError: if there are no batches, or they cannot be shared.
+    """
+    if num_batches < 1:
+        raise ConfigError("the training data holds no row that can be used; give more data")
+    chosen, run = settings.optimization, settings.run
+    accumulation = resolve_accumulation(chosen, world_size)
+    per_epoch = math.ceil(num_batches / (accumulation * world_size))
+    num_steps = chosen.max_steps
+    if num_steps == -1:
+        num_steps = max(1, math.ceil(chosen.num_train_epochs * per_epoch))
+    warmup = chosen.warmup_steps or math.ceil(chosen.warmup_ratio * num_steps)
+    strategy = run.eval_strategy or run.save_strategy
+    evaluate_every = _every(strategy, run.eval_steps or run.save_steps, per_epoch)
+    return RunLength(
+        accumulation=accumulation,
+        steps_per_epoch=per_epoch,
+        num_steps=num_steps,
+        num_warmup_steps=min(warmup, num_steps),
+        save_every=_every(run.save_strategy, run.save_steps, per_epoch),
+        eval_every=evaluate_every if has_validation else 0,
+    )
+
+
+def _every(strategy: Interval, steps: int, steps_per_epoch: int) -> int:
+    return {"steps": steps, "epoch": steps_per_epoch, "no": 0}[strategy]
+
+
+def resolve_output(settings: FinetuneSettings) -> Path:
+    """Find the folder in which run folders are made.
+
+    Args:
+        settings: of the run.
+
+    Returns:
+        As given, else ``output`` and the last part of the model's name.
+    """
+    if settings.run.output_dir is not None:
+        return Path(settings.run.output_dir).expanduser()
+    return Path("output") / (Path(settings.model.model).resolve().name or "model")
