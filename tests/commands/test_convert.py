@@ -94,7 +94,7 @@ def test_an_interrupt_leaves_no_half_checkpoint(run, random_checkpoint, tmp_path
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("internvl35.model.conversion._read_piece", interrupt)
+    monkeypatch.setattr("internvl35.model.conversion.read_piece", interrupt)
     code, out, _ = run("convert", random_checkpoint, tmp_path / "x", "--layout", "hf")
     assert (code, out) == (130, "")
     assert not list((tmp_path / "x").glob("*"))

@@ -52,7 +52,7 @@ def convert_checkpoint(
     """
     checkpoint = Checkpoint(Path(source))
     config = copy.deepcopy(checkpoint.config)
-    pieces = _pieces_to_write(checkpoint)
+    pieces = pieces_to_write(checkpoint)
     router = checkpoint.router_names if layout == "remote-code" else []
     if checkpoint.router_names and not router:
         logger.warning(
@@ -68,17 +68,17 @@ def convert_checkpoint(
     def read(name: str) -> Tensor:
         if name not in groups:
             return checkpoint.read(name)
-        parts = [_read_piece(checkpoint, piece) for piece in groups[name]]
+        parts = [read_piece(checkpoint, piece) for piece in groups[name]]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     specs = {
         name: torch.empty(
-            stored_shape(group), dtype=_read_piece(checkpoint, group[0]).dtype, device="meta"
+            stored_shape(group), dtype=read_piece(checkpoint, group[0]).dtype, device="meta"
         )
         for name, group in groups.items()
     }
     specs |= {name: torch.empty_like(checkpoint.read(name), device="meta") for name in router}
-    files: dict[str, str | Path] = _files_to_copy(checkpoint.folder)
+    files: dict[str, str | Path] = files_to_copy(checkpoint.folder)
     for name, text in processor_files(config, layout).items():
         if name not in files or not _suits(checkpoint.folder / name, layout):
             files[name] = text
@@ -86,7 +86,15 @@ def convert_checkpoint(
     write_folder(Path(target), specs, read, files, max_shard_size=max_shard_size)
 
 
-def _pieces_to_write(checkpoint: Checkpoint) -> list[Piece]:
+def pieces_to_write(checkpoint: Checkpoint) -> list[Piece]:
+    """List what a copy of a checkpoint has to hold.
+
+    Args:
+        checkpoint: the checkpoint.
+
+    Returns:
+        Its pieces, an output head among them where it differs from a supposedly tied embedding.
+    """
     is_split = has_split_experts(checkpoint.config)
     pieces = split_parameters(checkpoint.parameters, is_split=is_split)
     if checkpoint.has_own_head():
@@ -95,13 +103,30 @@ def _pieces_to_write(checkpoint: Checkpoint) -> list[Piece]:
     return pieces
 
 
-def _read_piece(checkpoint: Checkpoint, piece: Piece) -> Tensor:
+def read_piece(checkpoint: Checkpoint, piece: Piece) -> Tensor:
+    """Map a piece into memory, whether the files keep it apart or in a larger tensor.
+
+    Args:
+        checkpoint: the checkpoint.
+        piece: one of :func:`pieces_to_write`.
+
+    Returns:
+        The tensor on the CPU.
+    """
     if checkpoint.has_piece(piece.name):
         return checkpoint.read(piece.name)
     return checkpoint.read(piece.parameter)[piece.index]  # the source keeps these experts fused
 
 
-def _files_to_copy(folder: Path) -> dict[str, str | Path]:
+def files_to_copy(folder: Path) -> dict[str, str | Path]:
+    """Find the data files of a checkpoint beside its weights: tokenizer, configs, licence.
+
+    Args:
+        folder: the checkpoint.
+
+    Returns:
+        Name to file; no code and no pickles.
+    """
     return {
         path.name: path
         for path in folder.iterdir()

@@ -39,7 +39,8 @@ _ALIASES = {"20B-A4B": "GPT-OSS-20B-A4B-Preview"}
 
 # huggingface_hub changed its HTTP library between versions; its own error derives from the root of
 # whichever it uses, which is what a connection lost half-way raises
-_HTTP_ERROR: type[Exception] = next(c for c in HfHubHTTPError.__mro__ if c.__name__ == "HTTPError")
+HTTP_ERROR: type[Exception] = next(c for c in HfHubHTTPError.__mro__ if c.__name__ == "HTTPError")
+"""What a lost connection to the Hugging Face hub raises."""
 
 
 _OPTIONS = ("hub", "revision", "offline", "cache_dir", "show_progress", "token", "endpoint")
@@ -160,7 +161,7 @@ def _fetch_from_hugging_face(hub_name: str, where: dict[str, Any], *, show_progr
         # two files at a time: what is under way when a download is stopped is fetched again
         folder = huggingface_hub.snapshot_download(hub_name, tqdm_class=bar, max_workers=2, **where)
         return Path(folder)
-    except (HFValidationError, OSError, ValueError, _HTTP_ERROR) as error:
+    except (HFValidationError, OSError, ValueError, HTTP_ERROR) as error:
         at = where["revision"] or "main"
         raise CheckpointError(_explain(error, hub_name, at)) from error
 

@@ -1,0 +1,154 @@
+"""The two halves of a checkpoint, each in a folder of its own: what sees, and what speaks.
+
+``vision/`` holds tower and projector, ``language/`` a plain decoder that any software for language
+models reads. Serving the halves apart is left to others. Paper section 2.3, decoupled
+vision-language deployment.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import logging
+from os import PathLike
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from internvl35.errors import CheckpointError, ConfigError
+from internvl35.model.checkpoint import Checkpoint
+from internvl35.model.composite import VisionLanguageModel
+from internvl35.model.configuration import config_to_dict, read_config
+from internvl35.model.conversion import files_to_copy, pieces_to_write, read_piece
+from internvl35.model.names import Piece
+from internvl35.model.processor_files import processor_files
+from internvl35.model.shards import Shards, write_folder
+from internvl35.model.weights import config_text
+
+logger = logging.getLogger(__name__)
+
+Part = Literal["vision", "language"]
+"""The folder of a half."""
+
+_LANGUAGE_PREFIX = "language_model."
+_LANGUAGE_FILES = (
+    "tokenizer*", "vocab*", "merges*", "special_tokens_map.json", "added_tokens.json",
+    "chat_template*", "generation_config.json", "*.tiktoken", "*.model", "LICENSE*",
+)  # fmt: skip
+
+
+def split_checkpoint(
+    source: str | PathLike[str],
+    target: str | PathLike[str],
+    *,
+    max_shard_size: str | int = "5GB",
+) -> dict[Part, Path]:
+    """Write what sees and what speaks of a checkpoint into two folders.
+
+    Names of ``vision`` are those of layout ``hf``; ``language`` is what transformers writes for the
+    decoder alone, tokenizer included. At no time is more than one file of weights in memory.
+
+    Args:
+        source: folder of a checkpoint of either layout.
+        target: folder in which the two are made; each is written whole or not at all.
+        max_shard_size: most bytes a file of weights, for example ``"5GB"``.
+
+    Returns:
+        Part to its folder.
+
+    Raises:
+        CheckpointError: if the source cannot be read or a folder cannot be written.
+    """
+    checkpoint = Checkpoint(Path(source))
+    if checkpoint.router_names:
+        logger.warning(
+            "%s: the %d tensors of its visual resolution router are left out, neither part has a "
+            "place for them",
+            checkpoint.folder, len(checkpoint.router_names),
+        )  # fmt: skip
+    pieces: dict[Part, dict[str, Piece]] = {"vision": {}, "language": {}}
+    for piece in pieces_to_write(checkpoint):
+        if piece.name.startswith(_LANGUAGE_PREFIX):
+            pieces["language"][piece.name.removeprefix(_LANGUAGE_PREFIX)] = piece
+        else:
+            pieces["vision"][piece.name] = piece
+    files = {"vision": _vision_files(checkpoint), "language": _language_files(checkpoint)}
+    folders: dict[Part, Path] = {}
+    for part, named in pieces.items():
+        folders[part] = Path(target) / part
+        specs = {
+            name: torch.empty_like(read_piece(checkpoint, piece), device="meta")
+            for name, piece in named.items()
+        }
+        write_folder(
+            folders[part],
+            specs,
+            lambda name, named=named: read_piece(checkpoint, named[name]),  # type: ignore[misc]
+            files[part],
+            max_shard_size=max_shard_size,
+        )
+    return folders
+
+
+def _vision_files(checkpoint: Checkpoint) -> dict[str, str | Path]:
+    config = json.loads(config_text(checkpoint.config, "hf", checkpoint.dtype()))
+    config["architectures"] = ["InternVLVisionPart"]
+    files: dict[str, str | Path] = dict(processor_files(checkpoint.config, "hf"))
+    return files | {"config.json": _as_json(config)}
+
+
+def _language_files(checkpoint: Checkpoint) -> dict[str, str | Path]:
+    config = config_to_dict(checkpoint.config, "remote-code")["llm_config"]
+    dtype = str(checkpoint.dtype()).removeprefix("torch.")
+    is_tied = checkpoint.config.tie_word_embeddings and not checkpoint.has_own_head()
+    config |= {"dtype": dtype, "torch_dtype": dtype, "tie_word_embeddings": is_tied}
+    files = {
+        name: path
+        for name, path in files_to_copy(checkpoint.folder).items()
+        if any(fnmatch.fnmatch(name, pattern) for pattern in _LANGUAGE_FILES)
+    }
+    return files | {"config.json": _as_json(config)}
+
+
+def _as_json(fields: object) -> str:
+    return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
+
+
+def load_vision_part(
+    folder: str | PathLike[str], *, dtype: torch.dtype | None = None
+) -> VisionLanguageModel:
+    """Load what sees of a split checkpoint.
+
+    Args:
+        folder: the folder ``vision`` that :func:`split_checkpoint` wrote.
+        dtype: element type of the weights, by default that of the files.
+
+    Returns:
+        A network without a language model, in evaluation mode: ``get_image_features`` works,
+        nothing else does.
+
+    Raises:
+        CheckpointError: if the folder is not such a part.
+    """
+    try:
+        config, _ = read_config(Path(folder))
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+    with torch.device("meta"):
+        model = VisionLanguageModel(config)
+    del model.language_model
+    shards = Shards(Path(folder))
+    state = {name: shards.read(name) for name in shards.tensors}
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    for name in [*shapes, *state]:
+        found, needed = state.get(name), shapes.get(name)
+        if found is None or found.shape != needed:
+            raise CheckpointError(
+                f"{folder} does not hold tower and projector of its config.json: weight {name} has "
+                f"shape {None if found is None else list(found.shape)}, needed "
+                f"{None if needed is None else list(needed)}; pass the folder vision of a split "
+                "checkpoint"
+            )
+    model.load_state_dict(state, assign=True)
+    return (model if dtype is None else model.to(dtype)).eval().requires_grad_(False)
