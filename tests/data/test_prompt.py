@@ -28,7 +28,10 @@ CONTROL_NAMES = (
     "<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>", "<|call|>",
 )  # fmt: skip
 
-plain_texts = st.text() | st.text(" \n\r\tab.1'é書", max_size=12)
+# without "<": hypothesis also tries texts that it finds in the sources, such as names of tokens
+plain_texts = st.text().filter(lambda text: "<" not in text) | st.text(
+    " \n\r\tab.1'é書", max_size=12
+)
 hostile_texts = st.lists(
     st.sampled_from([*CONTROL_NAMES, *CONTENT_TOKENS, "assistant", "\n", " ", "final"])
     | st.text(max_size=6),

@@ -12,7 +12,6 @@ the released models read and write as content and that end or open nothing.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -36,6 +35,14 @@ from internvl35.data.thinking import (
     split_thinking,
     starts_with_channel,
 )
+from internvl35.data.token_writer import (
+    ImageSpan,
+    Prompt,
+    Tags,
+    TokenWriter,
+    without_added_tokens,
+)
+from internvl35.data.turns import check_images, check_turns
 from internvl35.errors import PromptError
 
 __all__ = [
@@ -54,33 +61,6 @@ CONTENT_TOKENS = (
 Grounding questions and answers are written with them (``<ref>cat</ref><box>[[1, 2, 3, 4]]</box>``),
 thinking is enclosed by them, and the thinking system prompt names them; the released models saw all
 of these as single ids. They mark up content and cannot forge a turn or a picture."""
-
-
-@dataclass(frozen=True)
-class ImageSpan:
-    """Where the visual tokens of one picture stand."""
-
-    start: int
-    """Position of its first ``<IMG_CONTEXT>``."""
-    num_tokens: int
-    """How many of them follow one another."""
-    num_tiles: int
-    """Tiles (thumbnail included) that these tokens show."""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A conversation as a model takes it."""
-
-    token_ids: tuple[int, ...]
-    """The tokens."""
-    image_spans: tuple[ImageSpan, ...]
-    """One span a picture, in order."""
-    loss_mask: tuple[bool, ...]
-    """True on the tokens that carry loss in training; as long as ``token_ids``."""
-
-    def __len__(self) -> int:
-        return len(self.token_ids)
 
 
 @dataclass(frozen=True)
@@ -115,64 +95,6 @@ class PromptSettings:
             raise PromptError(f"tokens_per_tile is {self.tokens_per_tile}; it must be at least 1")
 
 
-class _Writer:
-    """Collects control ids and text; encodes every stretch of text between two ids at once.
-
-    At once, because the released code tokenizes the whole string: only special tokens cut it, so a
-    role name, its line break and the text behind share one stretch and may merge across.
-    """
-
-    def __init__(
-        self, tokenizer: Tokenizer, content_ids: dict[str, int], added_ids: frozenset[int]
-    ) -> None:
-        self.token_ids: list[int] = []
-        self.loss_mask: list[bool] = []
-        self.spans: list[ImageSpan] = []
-        self._tokenizer = tokenizer
-        self._content_ids = content_ids
-        self._added_ids = added_ids
-        names = "|".join(map(re.escape, content_ids))
-        self._content = re.compile(f"({names})") if names else None
-        self._pending: list[tuple[str, bool]] = []
-
-    def add_id(self, token_id: int, count: int = 1, *, has_loss: bool = False) -> None:
-        self.flush()
-        self.token_ids.extend([token_id] * count)
-        self.loss_mask.extend([has_loss] * count)
-
-    def add_text(self, text: str, *, has_loss: bool = False) -> None:
-        parts = self._content.split(text) if self._content else [text]
-        for part in parts:
-            if part in self._content_ids:
-                self.add_id(self._content_ids[part], has_loss=has_loss)
-            elif part:
-                self._pending.append((part, has_loss))
-
-    def flush(self) -> None:
-        if not self._pending:
-            return
-        text = "".join(part for part, _ in self._pending)
-        bearing = [has_loss for part, has_loss in self._pending for _ in part]
-        self._pending.clear()
-        try:
-            encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        except (UnicodeEncodeError, TypeError) as error:
-            raise PromptError(
-                f"a text of {len(text)} characters is not valid Unicode ({error}); "
-                "replace its lone surrogates"
-            ) from error
-        if not self._added_ids.isdisjoint(encoding.ids):
-            names = self._added_ids.intersection(encoding.ids)
-            raise PromptError(
-                f"a text of {len(text)} characters spells {len(names)} tokens that this tokenizer "
-                "cannot write as text; take them out, or use a tokenizer whose vocabulary holds "
-                "them as added tokens alone"
-            )
-        self.token_ids.extend(encoding.ids)
-        # A token that begins in the head and ends in the answer is never generated: no loss.
-        self.loss_mask.extend(bearing[start] for start, _ in encoding.offsets)
-
-
 class PromptBuilder:
     """Turns conversations into prompts for one tokenizer under one set of settings."""
 
@@ -197,9 +119,8 @@ class PromptBuilder:
         self._ids = _find_ids(
             backend, (*self.template.control_tokens, IMAGE_START, IMAGE_CONTEXT, IMAGE_END)
         )
-        found = ((name, backend.token_to_id(name)) for name in CONTENT_TOKENS)
-        self._content_ids = {name: token_id for name, token_id in found if token_id is not None}
-        self._plain = _without_added_tokens(backend)
+        self._content = Tags(_known_ids(backend, CONTENT_TOKENS))
+        self._plain = without_added_tokens(backend)
         self._added_ids = frozenset(backend.get_added_tokens_decoder())
         stops = (backend.token_to_id(name) for name in self.template.stop_tokens)
         self.stop_token_ids: tuple[int, ...] = tuple(i for i in stops if i is not None)
@@ -243,9 +164,13 @@ class PromptBuilder:
             PromptError: if roles do not alternate, marks and pictures do not match, or the prompt
                 is too long.
         """
-        _check_roles(messages, add_generation_prompt, assistant_prefix)
-        _check_images(messages, tiles_per_image)
-        writer = _Writer(self._plain, self._content_ids, self._added_ids)
+        check_turns(
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            assistant_prefix=assistant_prefix,
+        )
+        check_images(messages, tiles_per_image)
+        writer = TokenWriter(self._plain, self._added_ids, self._content)
         system = messages[0].text if messages[0].role == "system" else None
         self._write_system(writer, system)
         turns = messages if system is None else messages[1:]
@@ -258,9 +183,9 @@ class PromptBuilder:
                 self._write_assistant(writer, message, is_last=is_last)
         if add_generation_prompt:
             self._write_generation_prompt(writer, assistant_prefix)
-        writer.flush()
-        self._check_length(len(writer.token_ids))
-        return Prompt(tuple(writer.token_ids), tuple(writer.spans), tuple(writer.loss_mask))
+        prompt = writer.finish()
+        self._check_length(len(prompt))
+        return prompt
 
     def _check_length(self, num_tokens: int) -> None:
         limit = self.settings.max_tokens
@@ -270,7 +195,7 @@ class PromptBuilder:
                 "shorten the text, drop pictures or allow fewer tiles"
             )
 
-    def _write_head(self, writer: _Writer, role: Role) -> None:
+    def _write_head(self, writer: TokenWriter, role: Role) -> None:
         writer.add_id(self._ids[self.template.turn_start])
         writer.add_text(role)
         if not self.template.has_channels:
@@ -278,11 +203,11 @@ class PromptBuilder:
         elif role != "assistant":
             writer.add_id(self._ids[self.template.head_end])
 
-    def _write_end(self, writer: _Writer, token: str, *, has_loss: bool = False) -> None:
+    def _write_end(self, writer: TokenWriter, token: str, *, has_loss: bool = False) -> None:
         writer.add_id(self._ids[token], has_loss=has_loss)
         writer.add_text(self.template.turn_gap)
 
-    def _write_system(self, writer: _Writer, given: str | None) -> None:
+    def _write_system(self, writer: TokenWriter, given: str | None) -> None:
         text = self._system_text(given)
         if text is None:
             return
@@ -300,20 +225,19 @@ class PromptBuilder:
             return f"{chosen}\n\n{self.template.thinking_rule}"
         return chosen
 
-    def _write_user(self, writer: _Writer, message: Message, tiles: Iterable[int]) -> None:
+    def _write_user(self, writer: TokenWriter, message: Message, tiles: Iterable[int]) -> None:
         self._write_head(writer, "user")
         first, *rest = message.split_at_images()
         writer.add_text(first)
         for text, num_tiles in zip(rest, tiles, strict=False):
             num_tokens = num_tiles * self.settings.tokens_per_tile
             writer.add_id(self._ids[IMAGE_START])
-            writer.spans.append(ImageSpan(len(writer.token_ids), num_tokens, num_tiles))
-            writer.add_id(self._ids[IMAGE_CONTEXT], num_tokens)
+            writer.add_span(self._ids[IMAGE_CONTEXT], num_tokens, num_tiles)
             writer.add_id(self._ids[IMAGE_END])
             writer.add_text(text)
         self._write_end(writer, self.template.turn_end)
 
-    def _write_assistant(self, writer: _Writer, message: Message, *, is_last: bool) -> None:
+    def _write_assistant(self, writer: TokenWriter, message: Message, *, is_last: bool) -> None:
         may_keep = is_last or self.settings.keep_past_thinking
         thinking, text = message.thinking, message.text
         if thinking is None and self.template.has_channels and starts_with_channel(text):
@@ -330,7 +254,7 @@ class PromptBuilder:
         end = self.template.answer_end if is_last else self.template.turn_end
         self._write_end(writer, end, has_loss=has_loss and end == self.template.answer_end)
 
-    def _write_thinking(self, writer: _Writer, thinking: str, *, has_loss: bool) -> None:
+    def _write_thinking(self, writer: TokenWriter, thinking: str, *, has_loss: bool) -> None:
         if not self.template.has_channels:
             writer.add_text(f"<think>\n{thinking}\n</think>\n\n", has_loss=has_loss)
         elif thinking:
@@ -340,12 +264,12 @@ class PromptBuilder:
             writer.add_id(self._ids[self.template.turn_start], has_loss=has_loss)
             writer.add_text("assistant", has_loss=has_loss)
 
-    def _write_channel(self, writer: _Writer, name: str, *, has_loss: bool) -> None:
+    def _write_channel(self, writer: TokenWriter, name: str, *, has_loss: bool) -> None:
         writer.add_id(self._ids["<|channel|>"], has_loss=has_loss)
         writer.add_text(name, has_loss=has_loss)
         writer.add_id(self._ids["<|message|>"], has_loss=has_loss)
 
-    def _write_generation_prompt(self, writer: _Writer, prefix: str) -> None:
+    def _write_generation_prompt(self, writer: TokenWriter, prefix: str) -> None:
         self._write_head(writer, "assistant")
         if not prefix or not self.template.has_channels:
             writer.add_text(prefix)
@@ -362,65 +286,18 @@ class PromptBuilder:
         writer.add_text(answer)
 
 
+def _known_ids(tokenizer: Tokenizer, names: Iterable[str]) -> dict[str, int]:
+    found = ((name, tokenizer.token_to_id(name)) for name in names)
+    return {name: token_id for name, token_id in found if token_id is not None}
+
+
 def _find_ids(tokenizer: Tokenizer, names: Iterable[str]) -> dict[str, int]:
-    ids = {name: tokenizer.token_to_id(name) for name in names}
-    missing = [name for name, token_id in ids.items() if token_id is None]
+    names = tuple(names)
+    ids = _known_ids(tokenizer, names)
+    missing = [name for name in names if name not in ids]
     if missing:
         raise PromptError(
             f"the tokenizer lacks {', '.join(missing)}; "
             "take the tokenizer and the template of the same checkpoint"
         )
-    return {name: token_id for name, token_id in ids.items() if token_id is not None}
-
-
-def _without_added_tokens(tokenizer: Tokenizer) -> Tokenizer:
-    """Share vocabulary, merges and text splitting, but know no added token, special or not."""
-    plain = Tokenizer(tokenizer.model)
-    if tokenizer.normalizer is not None:
-        plain.normalizer = tokenizer.normalizer
-    if tokenizer.pre_tokenizer is not None:
-        plain.pre_tokenizer = tokenizer.pre_tokenizer
-    return plain
-
-
-def _check_roles(
-    messages: Sequence[Message], add_generation_prompt: bool, assistant_prefix: str
-) -> None:
-    if not messages:
-        raise PromptError("the conversation has 0 messages; at least 1 user message is needed")
-    turns = messages[1:] if messages[0].role == "system" else messages
-    first = len(messages) - len(turns) + 1
-    if not turns:
-        raise PromptError("the conversation has 1 message, of the system; add a user message")
-    for position, message in enumerate(turns, start=first):
-        if message.role not in get_args(Role):
-            raise PromptError(
-                f"message {position} has the unknown role {message.role!r}; "
-                f"known: {', '.join(get_args(Role))}"
-            )
-        needed = "user" if (position - first) % 2 == 0 else "assistant"
-        if message.role != needed:
-            raise PromptError(
-                f"message {position} of {len(messages)} is of the {message.role} where the "
-                f"{needed} must speak; join messages of one role that follow one another"
-            )
-    if add_generation_prompt and turns[-1].role == "assistant":
-        raise PromptError(
-            f"message {len(messages)}, the last, is of the assistant, so nothing is left to "
-            "generate; give its text as assistant_prefix or pass add_generation_prompt=False"
-        )
-    if assistant_prefix and not add_generation_prompt:
-        raise PromptError("assistant_prefix needs add_generation_prompt=True")
-
-
-def _check_images(messages: Sequence[Message], tiles_per_image: Sequence[int]) -> None:
-    num_marks = sum(len(message.split_at_images()) - 1 for message in messages)
-    num_images = len(tiles_per_image)
-    if num_marks != num_images:
-        raise PromptError(
-            f"{num_marks} <image> marks but {num_images} images; "
-            "pass one image per mark or drop a mark"
-        )
-    for position, num_tiles in enumerate(tiles_per_image, start=1):
-        if num_tiles < 1:
-            raise PromptError(f"image {position} has {num_tiles} tiles; at least 1 is needed")
+    return ids
