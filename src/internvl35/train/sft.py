@@ -1,36 +1,48 @@
 """Supervised loss: cross-entropy on answers, averaged per sample the way the paper does.
 
-Which tokens are answers is decided by :mod:`internvl35.data.prompt`. Paper section 2.2.
+Which tokens are answers is decided by :mod:`internvl35.data.encoding`, the arithmetic over the
+vocabulary by :mod:`internvl35.train.cross_entropy`. Paper section 2.2.
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from internvl35.data.batches import IGNORED
+from internvl35.data.batches import IGNORED, TrainingBatch
+from internvl35.model.composite import VisionLanguageModel
+from internvl35.train.attention import packed_keywords
+from internvl35.train.cross_entropy import linear_cross_entropy
 
 Averaging = Literal["token", "sample", "square"]
 """Weight of a token of a sample with n supervised tokens: 1, 1/n or 1/sqrt(n)."""
 
 
-def token_weights(labels: Tensor, averaging: Averaging) -> Tensor:
+def token_weights(labels: Tensor, averaging: Averaging, *, samples: Tensor | None = None) -> Tensor:
     """Weight of every position under an averaging rule (section 2.2).
 
     Args:
-        labels: ``(B, T)`` targets of one sample a row, ``IGNORED`` where there is none.
+        labels: ``(B, T)`` targets, ``IGNORED`` where there is none.
         averaging: the rule; ``square`` is InternVL's 1/sqrt(n).
+        samples: ``(B, T)`` which sample, counted from 0, each position belongs to; ``None`` for one
+            sample a row.
 
     Returns:
         ``(B, T)`` float32 weights, zero at ignored positions.
     """
     is_target = labels != IGNORED
-    counts = is_target.sum(dim=1, keepdim=True).clamp(min=1).float()
+    if samples is None:
+        counts = is_target.sum(dim=1, keepdim=True)  # (B, 1)
+    else:
+        most = labels.numel()  # more samples than positions there are not
+        sums = torch.zeros(most, dtype=torch.long, device=labels.device)
+        counts = sums.scatter_add(0, samples.flatten(), is_target.long().flatten())[samples]
     power = {"token": 0.0, "sample": -1.0, "square": -0.5}[averaging]
-    return is_target.float() * counts.pow(power)
+    return is_target.float() * counts.clamp(min=1).float().pow(power)
 
 
 def sft_loss(logits: Tensor, labels: Tensor, *, averaging: Averaging = "square") -> Tensor:
@@ -54,3 +66,146 @@ def sft_loss(logits: Tensor, labels: Tensor, *, averaging: Averaging = "square")
     )
     weighed = weights[chosen]
     return (losses * weighed).sum() / weighed.sum().clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def next_tokens(batch: TrainingBatch, averaging: Averaging) -> tuple[Tensor, Tensor]:
+    """What each position has to predict, and how much that counts.
+
+    Args:
+        batch: padded rows of one sample each, or one row of packed samples.
+        averaging: how samples of different lengths are weighed.
+
+    Returns:
+        Targets ``(B, T - 1)``, ``IGNORED`` where there is none, and their float32 weights. The last
+        token of a packed sample predicts nothing, as if it stood in a row of its own.
+    """
+    targets = batch.labels[:, 1:]
+    if batch.segments is None:
+        return targets, token_weights(targets, averaging)
+    places = torch.arange(batch.labels.shape[1], device=batch.labels.device)
+    starts = batch.segments.to(places.device, places.dtype)
+    samples = (torch.bucketize(places, starts, right=True) - 1)[None]  # (1, T)
+    targets = targets.masked_fill(samples[:, 1:] != samples[:, :-1], IGNORED)
+    return targets, token_weights(targets, averaging, samples=samples[:, 1:])
+
+
+def batch_weight(batch: TrainingBatch, averaging: Averaging) -> float:
+    """Sum of the weights of all targets of a batch: what its loss is a share of.
+
+    Args:
+        batch: padded or packed samples.
+        averaging: how samples of different lengths are weighed.
+
+    Returns:
+        The number of targets for ``token``, of samples with targets for ``sample``, the sum of the
+        square roots of the samples' numbers of targets for ``square``.
+    """
+    return float(next_tokens(batch, averaging)[1].sum(dtype=torch.float64))
+
+
+class Trainee(nn.Module):
+    """A network together with its supervised loss, as one module to wrap, shard and train.
+
+    Pictures, language model, output head and loss all run inside :meth:`forward`, so that a unit
+    that shards this module has the weights gathered whenever they are needed. Parts in which
+    nothing is trained run without keeping anything for the backward pass.
+
+    Args:
+        model: the network, with or without adapters in its layers; for packed rows,
+            ``use_packed_attention`` was called on it.
+        averaging: how samples of different lengths are weighed.
+        ce_chunk_size: positions whose logits exist at one time.
+        keep_dummy_tile: run one empty tile through tower and projector, without effect on the loss,
+            where a batch has no pictures. Sharded parts have to run in all processes or in none.
+    """
+
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        *,
+        averaging: Averaging = "square",
+        ce_chunk_size: int = 1024,
+        keep_dummy_tile: bool = False,
+    ) -> None:
+        """Hold the network; nothing of it is changed."""
+        super().__init__()
+        self.model = model
+        self.averaging: Averaging = averaging
+        self.ce_chunk_size = ce_chunk_size
+        self.keep_dummy_tile = keep_dummy_tile
+
+    def forward(self, batch: TrainingBatch, total_weight: Tensor | float) -> dict[str, Tensor]:
+        """Compute a batch's share of the loss of a step (section 2.2).
+
+            loss = sum_i w_i * CE_i / total_weight
+
+        Args:
+            batch: padded or packed samples, on the device of the network.
+            total_weight: sum of :func:`batch_weight` over all batches of the step, those of other
+                processes included; with the weight of this batch alone the loss is its mean.
+
+        Returns:
+            ``loss``, a float32 scalar; ``num_correct``, how many targets are the likeliest token;
+            ``num_targets``. The two counts are int64 scalars without gradient.
+        """
+        targets, weights = next_tokens(batch, self.averaging)
+        chosen = targets != IGNORED
+        hidden = self._hidden_states(batch)[:, :-1][chosen]  # (P, D)
+        head = self.model.get_output_embeddings()
+        loss, num_correct = linear_cross_entropy(
+            hidden,
+            head.weight,
+            targets[chosen],
+            weights[chosen],
+            bias=getattr(head, "bias", None),
+            chunk_size=self.ce_chunk_size,
+        )
+        return {
+            "loss": loss / total_weight,
+            "num_correct": num_correct,
+            "num_targets": chosen.sum(),
+        }
+
+    def _hidden_states(self, batch: TrainingBatch) -> Tensor:
+        """Last hidden states ``(B, T, D)`` of the language model.
+
+        Padding lies to the right, where causal attention keeps it out of everything that counts, so
+        padded rows need no mask.
+        """
+        keywords = {}
+        if batch.segments is not None:
+            keywords = packed_keywords(self.model, batch.segments)
+        hidden: Tensor = self.model.language_model.model(
+            inputs_embeds=self._inputs(batch),
+            position_ids=batch.position_ids,
+            use_cache=False,
+            **keywords,
+        ).last_hidden_state
+        return hidden
+
+    def _inputs(self, batch: TrainingBatch) -> Tensor:
+        """Embedded tokens ``(B, T, D)`` with visual tokens in their places."""
+        if batch.pixel_values is not None:
+            features = self._encode(batch.pixel_values)
+            return self.model.embed_inputs(batch.input_ids, features)
+        embeds: Tensor = self.model.get_input_embeddings()(batch.input_ids)
+        if not self.keep_dummy_tile:
+            return embeds
+        height, width = self.model.config.vision_config.image_size
+        empty = torch.zeros(1, 3, height, width, device=batch.input_ids.device)
+        return embeds + 0 * self._encode(empty).mean().to(embeds.dtype)
+
+    def _encode(self, pixel_values: Tensor) -> Tensor:
+        """Visual tokens ``(N, V, D)``, without a graph as far as nothing is trained."""
+        tower_trains, projector_trains = (
+            _is_trained(part)
+            for part in (self.model.vision_tower, self.model.multi_modal_projector)
+        )
+        with nullcontext() if tower_trains else torch.no_grad():
+            patches = self.model.encode_patches(pixel_values)
+        with nullcontext() if tower_trains or projector_trains else torch.no_grad():
+            return self.model.project_patches(patches)
+
+
+def _is_trained(part: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in part.parameters())
