@@ -1,0 +1,171 @@
+"""What a run needs to go on exactly where it stopped: weights, moments, random state, position.
+
+One safetensors file a process; nothing is pickled. Where and when it is written is left to
+:mod:`internvl35.train.checkpoints`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from internvl35.errors import DataError
+from internvl35.train.distributed import Workers, like_parameter, local_tensor
+
+_PROGRESS = "progress"
+
+
+def state_file(workers: Workers) -> str:
+    """Name of a process's file inside a checkpoint."""
+    if workers.world_size == 1:
+        return "training_state.safetensors"
+    return f"training_state-{workers.rank + 1:05d}-of-{workers.world_size:05d}.safetensors"
+
+
+def save_state(
+    path: Path,
+    module: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    workers: Workers,
+    progress: Mapping[str, Any],
+) -> None:
+    """Write the state of this process.
+
+    Args:
+        path: the file; its folder exists.
+        module: weights that train are written as they stand in memory, the others are not.
+        optimizers: of these weights.
+        workers: where weights are replicated, only the main process writes them.
+        progress: JSON-ready position of the run.
+    """
+    tensors: dict[str, Tensor] = {"random.cpu": torch.get_rng_state()}
+    if workers.device.type == "cuda":
+        tensors["random.cuda"] = torch.cuda.get_rng_state(workers.device)
+    trained = trained_parameters(module)
+    if workers.is_main or _is_sharded(trained):
+        names = {id(parameter): name for name, parameter in trained.items()}
+        for name, parameter in trained.items():
+            tensors[f"module.{name}"] = local_tensor(parameter.detach())
+        for optimizer in optimizers:
+            for parameter, moments in optimizer.state.items():
+                for key, value in moments.items():
+                    part = local_tensor(torch.as_tensor(value))
+                    tensors[f"optimizer.{names[id(parameter)]}.{key}"] = part
+    plain = {name: value.cpu().contiguous().clone() for name, value in tensors.items()}
+    save_file(plain, path, {_PROGRESS: json.dumps(dict(progress))})
+
+
+def load_state(
+    folder: Path,
+    module: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    workers: Workers,
+) -> dict[str, Any]:
+    """Bring module, optimizers and random state to where a checkpoint left them.
+
+    Args:
+        folder: the checkpoint.
+        module: built and spread as when it was saved.
+        optimizers: fresh ones, built in the same way.
+        workers: this process.
+
+    Returns:
+        The position of the run.
+
+    Raises:
+        DataError: if the folder holds no state, or one of other weights or another number of
+            sharded processes.
+    """
+    trained = trained_parameters(module)
+    is_sharded = _is_sharded(trained)
+    own = folder / state_file(workers)
+    weights = own if is_sharded else _replicated_file(folder, own)
+    if not weights.is_file():
+        raise DataError(
+            f"{folder} holds no training state for process {workers.rank + 1} of "
+            f"{workers.world_size}; resume with as many processes as before, or pass "
+            "resume_only_model true"
+        )
+    tensors, progress = _read(weights)
+    _load_weights(trained, tensors, weights)
+    _load_moments(trained, optimizers, tensors)
+    if own.is_file():  # else the number of replicated processes has changed
+        found = tensors if own == weights else _read(own)[0]
+        torch.set_rng_state(found["random.cpu"])
+        if workers.device.type == "cuda" and "random.cuda" in found:
+            torch.cuda.set_rng_state(found["random.cuda"], workers.device)
+    return progress
+
+
+def trained_parameters(module: nn.Module) -> dict[str, Tensor]:
+    """Weights that train, by a name that does not depend on how the module is wrapped."""
+    return {
+        name.removeprefix("module.").replace("_checkpoint_wrapped_module.", ""): value
+        for name, value in module.named_parameters()
+        if value.requires_grad
+    }
+
+
+def _is_sharded(trained: Mapping[str, Tensor]) -> bool:
+    return any(local_tensor(value) is not value for value in trained.values())
+
+
+def _replicated_file(folder: Path, own: Path) -> Path:
+    found = sorted(folder.glob("training_state*.safetensors"))
+    return found[0] if found else own  # the main process's comes first
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            progress: dict[str, Any] = json.loads(file.metadata()[_PROGRESS])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} is not a training state: {error}; use another checkpoint"
+        ) from error
+    return tensors, progress
+
+
+def _load_weights(trained: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
+    saved = {key.removeprefix("module.") for key in tensors if key.startswith("module.")}
+    if saved != trained.keys():
+        other = sorted(saved ^ trained.keys())
+        raise DataError(
+            f"{path} was saved while other weights trained ({len(other)} differ, among them "
+            f"{other[0]}); resume with the settings of that run, or pass resume_only_model true"
+        )
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            target, value = local_tensor(parameter), tensors[f"module.{name}"]
+            if target.shape != value.shape:
+                raise DataError(
+                    f"{path}: {name} has shape {list(value.shape)} but the run needs "
+                    f"{list(target.shape)}; resume with the settings and processes of that run"
+                )
+            target.copy_(value)
+
+
+def _load_moments(
+    trained: Mapping[str, Tensor],
+    optimizers: Sequence[torch.optim.Optimizer],
+    tensors: Mapping[str, Tensor],
+) -> None:
+    names = {id(parameter): name for name, parameter in trained.items()}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                prefix = f"optimizer.{names[id(parameter)]}."
+                for key, value in tensors.items():
+                    if key.startswith(prefix):
+                        is_count = value.ndim == 0
+                        moved = value if is_count else value.to(local_tensor(parameter).device)
+                        state = optimizer.state[parameter]
+                        state[key.removeprefix(prefix)] = like_parameter(moved, parameter)
