@@ -12,7 +12,8 @@ from typing import Annotated
 
 import typer
 
-from internvl35.commands import chat, convert, models, train
+from internvl35.commands import chat, convert, finetune, models, train
+from internvl35.commands.flags import FlagCommand
 from internvl35.errors import InternVLError
 
 DEBUG_FLAG = "--debug"
@@ -31,6 +32,8 @@ app.command("chat")(chat.chat)
 app.command("models")(models.list_models)
 app.command("convert")(convert.convert)
 app.add_typer(train.app)
+app.command("sft", cls=FlagCommand)(finetune.sft)
+app.command("pt", cls=FlagCommand)(finetune.pt)
 
 
 def _print_version(is_asked: bool) -> None:

@@ -1,0 +1,118 @@
+"""``internvl35 sft`` and ``internvl35 pt``: fine-tuning and pre-training on data sets of one's own.
+
+Flags are read by :mod:`internvl35.commands.flags`, training is left to
+:mod:`internvl35.train.finetune`. Paper section 2.2.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from internvl35.commands.flags import GivenFlags, spread_flags
+from internvl35.commands.launch import launch_processes
+from internvl35.commands.terminal import paused_collection, silence_libraries, spinner
+from internvl35.train.arguments import build_settings
+from internvl35.train.settings import FinetuneSettings
+
+if TYPE_CHECKING:
+    from internvl35.train.finetune import FinetuneResult
+
+Command = Literal["sft", "pt"]
+
+PRETRAINING: Mapping[str, Any] = {"loss_scale": "all"}
+"""Where ``pt`` differs from ``sft``: every token of every row carries loss."""
+
+RecipeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Settings of a released training stage, such as 8B-sft; internvl35 recipes lists "
+        "them. Flags that are given go before it.",
+    ),
+]
+
+
+@spread_flags(FinetuneSettings)
+def sft(flags: GivenFlags, recipe: RecipeOption = None) -> None:
+    """Fine-tune a checkpoint on conversations: rows of messages, pictures and videos.
+
+    internvl35 sft --model tiny --dataset mine.jsonl is enough. With NPROC_PER_NODE=4 in the
+    environment four processes train together; NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT
+    bring several machines together.
+    """
+    run_finetuning("sft", flags, recipe)
+
+
+@spread_flags(FinetuneSettings)
+def pt(flags: GivenFlags, recipe: RecipeOption = None) -> None:
+    """Train on plain text and captions: every token carries loss (--loss_scale all).
+
+    Rows hold one assistant message, in which pictures may be marked; everything else is as in
+    sft.
+    """
+    run_finetuning("pt", flags, recipe)
+
+
+def choose_settings(
+    command: Command, given: Mapping[str, Any], recipe: str | None
+) -> FinetuneSettings:
+    """Decide on the settings of a run.
+
+    Args:
+        command: its defaults come last.
+        given: what the user gave, which comes first.
+        recipe: name of a recipe, which comes between.
+
+    Returns:
+        The settings.
+
+    Raises:
+        ConfigError: if there is no such recipe, or a value is out of range.
+    """
+    values: dict[str, Any] = dict(PRETRAINING) if command == "pt" else {}
+    if recipe is not None:
+        from internvl35.train.recipes import find_recipe
+
+        values |= find_recipe(recipe).settings
+        if given.get("gradient_accumulation_steps") is not None:
+            values.pop("global_batch_size", None)
+        if given.get("deepspeed") is not None:
+            values.pop("fsdp", None)
+    return build_settings(values | dict(given))
+
+
+def run_finetuning(command: Command, flags: GivenFlags, recipe: str | None) -> None:
+    """Train in this process, or in several that take its place.
+
+    Args:
+        command: which of the two.
+        flags: what the user gave.
+        recipe: name of a recipe.
+    """
+    settings = choose_settings(command, flags.values, recipe)
+    launch_processes(flags.arguments)
+    with spinner("starting"), paused_collection():
+        silence_libraries()
+        from internvl35.train.finetune import finetune
+    print_result(finetune(settings, command=command))
+
+
+def print_result(result: FinetuneResult) -> None:
+    """Say where a run's outcome lies.
+
+    Args:
+        result: of the run.
+    """
+    lines = {
+        "run folder": result.run_folder,
+        "last checkpoint": result.last_checkpoint,
+        "best checkpoint": result.best_checkpoint,
+        "best metric": result.best_metric,
+    }
+    for name, value in lines.items():
+        if value is not None:
+            sys.stdout.write(f"{name}: {value}\n")
