@@ -15,6 +15,7 @@ from typing import Literal
 from internvl35.errors import PromptError
 
 Role = Literal["system", "user", "assistant", "tool"]
+LossScale = Literal["default", "last_round", "all"]
 FrameLabel = Literal["Frame1: <image>\n", "Frame-1: <image>\n", "Frame1: <image>"]
 
 IMAGE_MARK = "<image>"
@@ -35,7 +36,8 @@ class Message:
     role: Role
     """Who speaks. A system message may only come first; it replaces the settings' system prompt."""
     text: str
-    """What is said; in a user's turn every ``<image>`` is the place of a picture."""
+    """What is said; in a turn of the user or of a tool, and in a text of pre-training, every
+    ``<image>`` is the place of a picture."""
     thinking: str | None = None
     """The reasoning in front of an assistant's answer, when it is kept apart from the text."""
     image_places: tuple[int, ...] | None = None
@@ -64,8 +66,12 @@ class Message:
                 texts.append(part)
         return cls("user", "".join(texts), image_places=tuple(places))
 
-    def split_at_images(self) -> list[str]:
+    def split_at_images(self, *, is_pretraining: bool = False) -> list[str]:
         """Cut the text at its pictures.
+
+        Args:
+            is_pretraining: whether the message is a text of pre-training, where the assistant's
+                marks are places of pictures too.
 
         Returns:
             The stretches of text in front of, between and behind the pictures: one more than there
@@ -74,11 +80,11 @@ class Message:
         Raises:
             PromptError: if a place lies outside the text or before an earlier one.
         """
-        if self.role != "user":
+        if self.role not in ("user", "tool") and not is_pretraining:
             if self.image_places:
                 raise PromptError(
                     f"a message of the {self.role} has {len(self.image_places)} pictures; "
-                    "only a user's message may have more than 0"
+                    "only a message of the user or of a tool may have more than 0"
                 )
             return [self.text]
         if self.image_places is None:

@@ -84,7 +84,10 @@ def check_images(messages: Sequence[Message], tiles_per_image: Sequence[int]) ->
     Raises:
         PromptError: if the numbers differ or one is below 1.
     """
-    num_marks = sum(len(message.split_at_images()) - 1 for message in messages)
+    is_alone = is_pretraining(messages)
+    num_marks = sum(
+        len(message.split_at_images(is_pretraining=is_alone)) - 1 for message in messages
+    )
     num_images = len(tiles_per_image)
     if num_marks != num_images:
         raise PromptError(
