@@ -97,7 +97,7 @@ def open_media(source: MediaSource, settings: SourceSettings) -> Iterator[tuple[
         MediaError: if the source is missing, empty, too large, not allowed or of no known kind.
     """
     label = _name_source(source)
-    if isinstance(source, (str, os.PathLike)) and _scheme_of(source) == "":
+    if isinstance(source, (str, os.PathLike)) and scheme_of(source) == "":
         if not settings.allow_paths:
             raise MediaError(f"{label} names a file; files are not allowed here (allow_paths)")
         with _open_path(source, label) as file:
@@ -122,8 +122,15 @@ def describe_content(head: bytes) -> str:
     return "an SVG drawing" if "<svg" in text else "text"
 
 
-def _scheme_of(source: str | os.PathLike[str]) -> str:
-    """Return ``data``, or what stands before ``://``; empty for a path."""
+def scheme_of(source: str | os.PathLike[str]) -> str:
+    """Tell what kind of address a source is.
+
+    Args:
+        source: a path or a string.
+
+    Returns:
+        ``data``, or what stands before ``://``; empty for a path.
+    """
     if not isinstance(source, str):
         return ""
     if source[:5].lower() == "data:":
@@ -138,7 +145,7 @@ def _name_source(source: MediaSource) -> str:
     if not isinstance(source, (str, os.PathLike)):
         return "the open file"
     text = str(os.fspath(source))
-    scheme = _scheme_of(source)
+    scheme = scheme_of(source)
     if scheme == "data":
         return "the data URI"
     if scheme:  # without query and user: they may hold secrets
@@ -172,7 +179,7 @@ def _open_other(source: MediaSource, label: str, settings: SourceSettings) -> Bi
         if len(data) > settings.max_bytes:
             raise _too_large(label, settings)
     elif isinstance(source, str):
-        scheme = _scheme_of(source)
+        scheme = scheme_of(source)
         if scheme == "data":
             data = _decode_data_uri(source, settings)
         elif scheme in ("http", "https"):
