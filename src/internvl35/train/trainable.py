@@ -85,7 +85,7 @@ def parameter_groups(
         learning_rate: peak rate of everything else.
 
     Returns:
-        Groups with ``params``, ``names``, ``peak_lr``, ``weight_decay`` (0 for vectors: norms,
+        Groups with ``params``, ``peak_lr``, ``weight_decay`` (0 for vectors: norms,
         biases, scales) and ``is_hidden`` (matrices that neither embed tokens nor make logits).
 
     Raises:
@@ -107,14 +107,12 @@ def parameter_groups(
             (part, is_vector, is_hidden),
             {
                 "params": [],
-                "names": [],
                 "peak_lr": rates[part],
                 "weight_decay": 0.0 if is_vector else settings.weight_decay,
                 "is_hidden": is_hidden,
             },
         )
         group["params"].append(parameter)
-        group["names"].append(name)
     if not groups:
         raise ConfigError("no weight is trainable; unfreeze a part or add adapters")
     return list(groups.values())
@@ -157,5 +155,6 @@ def _part_of(name: str) -> Part:
 
 def _is_vector(name: str, parameter: Tensor) -> bool:
     """Whether a parameter is a vector, or one for each expert, rather than a matrix or a table."""
-    is_bias = name.rsplit(".", 1)[-1].endswith("bias")
-    return is_bias or parameter.ndim < 2 or parameter.numel() == parameter.shape[-1]
+    if parameter.ndim < 2 or name.rsplit(".", 1)[-1].endswith("bias"):
+        return True
+    return parameter.ndim > 2 and parameter.numel() == parameter.shape[-1]

@@ -1,0 +1,446 @@
+"""Adapters (LoRA, DoRA, QLoRA) inside the layers of a network: put in, save, load, merge.
+
+The network stays the class it was, with PEFT's layers in place of the adapted ones, so that
+training, generation and chat take it as any other. Files are those of PEFT. Which layers a part has
+is read off the network, frozen parts are left to :mod:`internvl35.train.trainable`. Paper section
+2.2; arXiv 2106.09685, 2402.09353, 2305.14314.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from internvl35.errors import CheckpointError, ConfigError
+from internvl35.model.composite import VisionLanguageModel
+from internvl35.train.settings import AdapterSettings, FinetuneSettings, FreezeSettings
+from internvl35.train.trainable import trained_parts
+
+ALL_LINEAR = "all-linear"
+"""Stands for every linear layer of the parts that are not frozen, except the output head."""
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+PICKLED_FILE = "adapter_model.bin"
+_PREFIX = "base_model.model."
+_ADAPTER = "default"
+
+_RUN_TIME_PREFIXES = (  # how transformers' own InternVL calls the parts in memory
+    ("model.language_model.", "language_model.model."),
+    ("model.vision_tower.", "vision_tower."),
+    ("model.multi_modal_projector.", "multi_modal_projector."),
+    ("lm_head.", "language_model.lm_head."),
+)
+
+
+def load_base(
+    folder: Path, settings: FinetuneSettings, device: torch.device
+) -> VisionLanguageModel:
+    """Load the network that adapters are put into, or that trains as a whole.
+
+    Args:
+        folder: checkpoint of either layout.
+        settings: number format, attention and quantisation.
+        device: where it goes.
+
+    Returns:
+        The network. With ``quant_bits`` the linear layers of the language model are quantised;
+        head, tower and projector keep the number format, and so do fused experts.
+
+    Raises:
+        CheckpointError: if the checkpoint does not fit its config.
+        ConfigError: if a package that the settings need is not installed.
+    """
+    chosen, quant_bits = settings.model, settings.adapter.quant_bits
+    options: dict[str, Any] = {}
+    if chosen.attn_impl is not None:
+        names = {"flash_attn": "flash_attention_2"}
+        options["attn_implementation"] = names.get(chosen.attn_impl, chosen.attn_impl)
+    if quant_bits is not None:
+        dtype = getattr(torch, chosen.torch_dtype or "bfloat16")
+        options["quantization_config"] = _quantization(quant_bits, dtype)
+        options["device_map"] = {"": device}
+    model = VisionLanguageModel.from_pretrained(folder, dtype=chosen.torch_dtype, **options)
+    if quant_bits is None:
+        model = model.to(device)
+    given = Path(chosen.model)
+    model.name_or_path = str(given.resolve()) if given.is_dir() else chosen.model
+    return model
+
+
+def _quantization(bits: int, dtype: torch.dtype) -> Any:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"quant_bits is {bits}, for which bitsandbytes is not installed; "
+            "pip install 'internvl35[int8]'"
+        )
+    from transformers import BitsAndBytesConfig
+
+    kept = ["lm_head", "vision_tower", "multi_modal_projector"]
+    if bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=kept,
+    )
+
+
+def target_pattern(
+    model: VisionLanguageModel, freeze: FreezeSettings, targets: Sequence[str] = (ALL_LINEAR,)
+) -> str:
+    """Say which layers get adapters, as a pattern that fits their full names and no other.
+
+    Args:
+        model: the network, without adapters.
+        freeze: parts that get none.
+        targets: names of linear layers, the last parts of the path being enough, or
+            ``all-linear``.
+
+    Returns:
+        A regular expression. Never in it: the output head, embeddings, the routers and fused
+        experts of mixture models, which are no linear layers.
+
+    Raises:
+        ConfigError: if all parts are frozen, or a name fits no linear layer of the others.
+    """
+    parts = trained_parts(freeze)
+    head = model.get_output_embeddings()
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head and name.split(".")[0] in parts
+    ]
+    chosen: set[str] = set()
+    for target in targets:
+        fitting = linear if target == ALL_LINEAR else [n for n in linear if _fits(target, n)]
+        if not fitting:
+            raise ConfigError(_no_such_target(target, linear, parts))
+        chosen.update(fitting)
+    return _pattern_of(name for name in linear if name in chosen)
+
+
+def _fits(target: str, name: str) -> bool:
+    return f".{name}".endswith(f".{target}")
+
+
+def _no_such_target(target: str, linear: Iterable[str], parts: Sequence[str]) -> str:
+    if target == "lm_head" or target.endswith(".lm_head"):
+        return (
+            "target_modules names lm_head, the output head, which gets no adapter; name it in "
+            "modules_to_save to train it as a whole"
+        )
+    known = sorted({name.rsplit(".", 1)[-1] for name in linear})
+    nearest = difflib.get_close_matches(target.rsplit(".", 1)[-1], known, n=1)
+    hint = f", perhaps {nearest[0]}" if nearest else ""
+    return (
+        f"target_modules names {target}, but no linear layer of {', '.join(parts)} is called so; "
+        f"use {ALL_LINEAR} or one of: {', '.join(known)}{hint}"
+    )
+
+
+def _pattern_of(names: Iterable[str]) -> str:
+    """Write names as a regular expression, layer numbers open."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        parent, _, leaf = name.rpartition(".")
+        parent = re.sub(r"(?<=\.)\d+(?=\.)", "#", f"{parent}.")
+        leaves = groups.setdefault(re.escape(parent).replace(r"\#", r"\d+"), [])
+        if leaf not in leaves:
+            leaves.append(leaf)
+    return "|".join(f"{parent}({'|'.join(leaves)})" for parent, leaves in groups.items())
+
+
+def add_adapters(
+    model: VisionLanguageModel,
+    settings: AdapterSettings,
+    freeze: FreezeSettings,
+    *,
+    in_float32: bool = True,
+) -> VisionLanguageModel:
+    """Put adapters into the layers of a network; only they and ``modules_to_save`` train from then.
+
+    Args:
+        model: the network, changed in place.
+        settings: rank, scale, layers and kind; with ``adapters`` the first folder is trained on and
+            brings its own rank and layers, all others are merged before it.
+        freeze: parts that get none.
+        in_float32: keep what trains in float32, whatever the rest is in; else it takes the dtype of
+            the layers around it, as units of sharded weights need.
+
+    Returns:
+        The same object.
+
+    Raises:
+        ConfigError: if no layer would be adapted, or peft is not installed.
+        CheckpointError: if a folder in ``adapters`` does not fit.
+    """
+    if settings.adapters:
+        first, *others = settings.adapters
+        for folder in others:
+            merge_adapters(load_adapters(model, Path(folder), trainable=False))
+        return load_adapters(model, Path(first), trainable=True, in_float32=in_float32)
+    peft = _peft()
+    initial: bool | str = {"true": True, "false": False}.get(
+        settings.init_weights, settings.init_weights
+    )
+    config = peft.LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=target_pattern(model, freeze, settings.target_modules),
+        modules_to_save=_whole_modules(model, settings.modules_to_save),
+        use_dora=settings.use_dora,
+        use_rslora=settings.use_rslora,
+        init_lora_weights=initial,
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=model.name_or_path or None,
+    )
+    return _inject(model, config, trainable=True, in_float32=in_float32)
+
+
+def _peft() -> Any:
+    if importlib.util.find_spec("peft") is None:
+        raise ConfigError(
+            "adapters need the package peft, which is not installed; "
+            "pip install 'internvl35[train]'"
+        )
+    import peft
+
+    return peft
+
+
+def _whole_modules(model: VisionLanguageModel, names: Sequence[str]) -> list[str] | None:
+    """Check that modules to be trained as a whole exist and can be saved apart."""
+    tied = set()
+    if model.config.tie_word_embeddings:
+        tied = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    for name in names:
+        fitting = [module for path, module in model.named_modules() if _fits(name, path)]
+        if not fitting:
+            raise ConfigError(
+                f"modules_to_save names {name}, which the network does not have; give the last "
+                "parts of a module's path, for example multi_modal_projector or lm_head"
+            )
+        if any(id(module) in tied for module in fitting):
+            raise ConfigError(
+                f"modules_to_save names {name}, but this checkpoint's output head is its "
+                "embedding, so neither can be saved without the other; use tuner_type full"
+            )
+    return list(names) or None
+
+
+def _inject(
+    model: VisionLanguageModel, config: Any, *, trainable: bool, in_float32: bool
+) -> VisionLanguageModel:
+    peft = _peft()
+    if getattr(model, "peft_config", None):
+        raise ConfigError("the network has adapters already; merge them first")
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    try:
+        peft.inject_adapter_in_model(config, model, _ADAPTER)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"adapters cannot be put into this network: {error}") from error
+    for name, parameter in model.named_parameters():
+        is_adapter = "lora_" in name or f"modules_to_save.{_ADAPTER}." in name
+        parameter.requires_grad_(trainable and is_adapter)
+        if is_adapter and in_float32 and trainable:
+            parameter.data = parameter.data.float()
+    return model
+
+
+def save_adapters(
+    model: VisionLanguageModel,
+    folder: Path,
+    state: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write a folder that PEFT and everything built on it can load.
+
+    Args:
+        model: a network with adapters.
+        folder: where to; made if missing.
+        state: weights by their names in memory, taken instead of the network's own, for example
+            gathered from several processes; at least those of the adapters.
+
+    Raises:
+        CheckpointError: if the disk does not take the files.
+    """
+    peft = _peft()
+    own = peft.get_peft_model_state_dict(
+        model, state_dict=dict(state or model.state_dict()), save_embedding_layers=False
+    )
+    tensors = {
+        name if name.startswith(_PREFIX) else _PREFIX + name: value.detach().cpu().contiguous()
+        for name, value in own.items()
+    }
+    config = model.peft_config[_ADAPTER].to_dict() | {"inference_mode": True}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, folder / WEIGHTS_FILE, {"format": "pt"})
+        (folder / CONFIG_FILE).write_text(
+            json.dumps(config, indent=2, sort_keys=True, default=_as_json) + "\n", encoding="utf-8"
+        )
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder} cannot be written: {error}; free disk space or choose another folder"
+        ) from error
+
+
+def _as_json(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set) else str(value)
+
+
+def load_adapters(
+    model: VisionLanguageModel,
+    folder: Path,
+    *,
+    trainable: bool = False,
+    in_float32: bool = True,
+) -> VisionLanguageModel:
+    """Put saved adapters into a network.
+
+    Folders written for transformers' own InternVL class fit too.
+
+    Args:
+        model: the network they were trained on, changed in place.
+        folder: holds adapter_config.json and adapter_model.safetensors.
+        trainable: whether they go on learning.
+        in_float32: keep what trains in float32, whatever the rest is in.
+
+    Returns:
+        The same object.
+
+    Raises:
+        CheckpointError: if the folder holds no adapters of this kind, or they do not fit.
+        ConfigError: if peft is not installed.
+    """
+    peft = _peft()
+    config = _read_config(peft, folder)
+    tensors = _read_weights(folder)
+    names = {_module_of(name) for name in tensors if "lora_" in name}
+    modules = dict(model.named_modules())
+    if unknown := sorted(names - modules.keys()):
+        raise CheckpointError(
+            f"{folder}: adapters for {unknown[0]} (one of {len(unknown)}), which the network does "
+            f"not have; they were trained on {config.base_model_name_or_path or 'another network'}"
+        )
+    if not config.target_parameters:
+        config.target_modules = _pattern_of(name for name in modules if name in names)
+    config.inference_mode = not trainable
+    _inject(model, config, trainable=trainable, in_float32=in_float32)
+    try:
+        report = peft.set_peft_model_state_dict(model, tensors, _ADAPTER)
+    except (RuntimeError, KeyError) as error:
+        raise CheckpointError(f"{folder}: adapters do not fit the network: {error}") from error
+    missing = [name for name in report.missing_keys if f".{_ADAPTER}." in name]
+    if missing or report.unexpected_keys:
+        name = (missing or report.unexpected_keys)[0]
+        raise CheckpointError(
+            f"{folder}: {'no weight for' if missing else 'no place for'} {name}; the folder does "
+            "not fit its own adapter_config.json"
+        )
+    return model
+
+
+def _read_config(peft: Any, folder: Path) -> Any:
+    path = folder / CONFIG_FILE
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        kind = fields.get("peft_type")
+        config = peft.LoraConfig.from_pretrained(str(folder)) if kind == "LORA" else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error}; give a folder that holds saved adapters"
+        ) from error
+    if config is None:
+        raise CheckpointError(f"{path} is of kind {kind}; needed: LORA")
+    return config
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        found = f"only {PICKLED_FILE}, which could run code when read" if (
+            (folder / PICKLED_FILE).exists()
+        ) else "no weights"  # fmt: skip
+        raise CheckpointError(f"{folder} holds {found}; needed: {WEIGHTS_FILE}")
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}; copy it again") from error
+    return {_own_name(name): value for name, value in tensors.items()}
+
+
+def _own_name(name: str) -> str:
+    """Name of a saved weight as this network calls it."""
+    name = name.removeprefix(_PREFIX)
+    for theirs, ours in _RUN_TIME_PREFIXES:
+        if name.startswith(theirs) and not name.startswith(ours):
+            return ours + name.removeprefix(theirs)
+    return name
+
+
+def _module_of(name: str) -> str:
+    """Path of the layer that an adapter's weight belongs to."""
+    return re.split(r"\.lora_", name, maxsplit=1)[0].removesuffix(".base_layer")
+
+
+def merge_adapters(model: VisionLanguageModel) -> VisionLanguageModel:
+    """Add adapters to the weights they belong to and take them out of the network.
+
+    Args:
+        model: a network with adapters, changed in place.
+
+    Returns:
+        The same object, with names of weights as before there were adapters.
+
+    Raises:
+        CheckpointError: if the network is quantised.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    if getattr(model, "is_quantized", False):
+        raise CheckpointError(
+            "adapters cannot be merged into quantised weights without loss; load the checkpoint "
+            "without quantisation, then the adapters, then merge"
+        )
+    wrappers = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)
+    }
+    for name, module in wrappers.items():
+        if any(name.startswith(f"{outer}.") for outer in _outer_names(name, wrappers)):
+            continue
+        if hasattr(module, "unload_and_optionally_merge_module"):
+            plain = module.unload_and_optionally_merge_module(
+                merge=True, safe_merge=True, adapter_names=None
+            )
+        else:
+            module.merge(safe_merge=True)
+            plain = module.get_base_layer()
+        model.set_submodule(name, plain)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+    return model
+
+
+def _outer_names(name: str, names: Iterable[str]) -> list[str]:
+    """Those among names that a path leads through."""
+    return [other for other in names if name.startswith(f"{other}.")]
