@@ -1,22 +1,16 @@
 from __future__ import annotations
 
-import hashlib
-import json
-import threading
-import urllib.parse
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from stand_in_hubs import REPOSITORY, HuggingFaceHandler, ModelScopeHandler, StandIn, serve
 
 from internvl35.config import PRESETS
 from internvl35.errors import CheckpointError
 from internvl35.model.hub import released_name, resolve_checkpoint
 
-REPOSITORY = "OpenGVLab/InternVL3_5-8B"
 WEIGHTS = bytes(range(256)) * 48_000  # more than the 10 MB that are written at a time
 DATA = {
     "config.json": b"{}",
@@ -34,192 +28,11 @@ EVIL = {
 }
 
 
-@dataclass
-class StandIn:
-    """What the stand-in hub holds and what it was asked for."""
-
-    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
-    """Commit to its files."""
-    names: dict[str, str] = field(default_factory=dict)
-    """Branch or tag to commit."""
-    refused_with: tuple[int, str] | None = None
-    """Status and error code for every request, as the hub sends for gated repositories."""
-    cut_after: int | None = None
-    """Bytes of the weights after which the connection breaks, once."""
-    withheld: str = ""
-    """A file that is listed but not given out."""
-    fetched: list[tuple[str, str | None]] = field(default_factory=list)
-    """Files fetched and the range asked for."""
-    tokens: set[str] = field(default_factory=set)
-    """What came in Authorization headers."""
-    address: str = ""
-
-    def add(self, name: str, files: dict[str, bytes]) -> str:
-        commit = etag("".join(f"{key} {etag(files[key])}\n" for key in files).encode())
-        self.commits[commit] = files
-        self.names[name] = commit
-        return commit
-
-    def find(self, revision: str) -> str | None:
-        commit = self.names.get(revision, revision)
-        return commit if commit in self.commits else None
-
-
-class HuggingFaceHandler(BaseHTTPRequestHandler):
-    """The few addresses of the Hugging Face hub that a download asks for."""
-
-    protocol_version = "HTTP/1.1"
-    hub: StandIn
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
-        self.answer(has_body=False)
-
-    def do_GET(self) -> None:
-        self.answer(has_body=True)
-
-    def answer(self, *, has_body: bool) -> None:
-        if token := self.headers.get("Authorization"):
-            self.hub.tokens.add(token)
-        path = urllib.parse.unquote(urllib.parse.urlparse(self.path).path)
-        api, prefix = f"/api/models/{REPOSITORY}/", f"/{REPOSITORY}/resolve/"
-        if self.hub.refused_with:
-            status, code = self.hub.refused_with
-            self.reply(status, b"{}", {"X-Error-Code": code})
-        elif path.startswith(api):
-            kind, _, revision = path.removeprefix(api).partition("/")
-            self.answer_listing(kind, revision)
-        elif path.startswith(prefix):
-            revision, _, name = path.removeprefix(prefix).partition("/")
-            self.answer_file(revision, name, has_body=has_body)
-        else:
-            self.reply(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-
-    def answer_listing(self, kind: str, revision: str) -> None:
-        commit = self.hub.find(revision)
-        if commit is None:
-            self.reply(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
-            return
-        files = self.hub.commits[commit]
-        listing: Any = [
-            {"type": "file", "path": name, "size": len(content), "oid": etag(content)}
-            for name, content in files.items()
-        ]
-        if kind == "revision":
-            siblings = [{"rfilename": name} for name in files]
-            listing = {"id": REPOSITORY, "modelId": REPOSITORY, "sha": commit, "siblings": siblings}
-        self.reply(200, json.dumps(listing).encode(), {"Content-Type": "application/json"})
-
-    def answer_file(self, revision: str, name: str, *, has_body: bool) -> None:
-        commit = self.hub.find(revision)
-        content = self.hub.commits[commit].get(name) if commit else None
-        if content is None:
-            self.reply(404, b"", {"X-Error-Code": "EntryNotFound"})
-            return
-        if name == self.hub.withheld:
-            self.reply(410, b"", {})
-            return
-        asked = self.headers.get("Range")
-        if has_body:
-            self.hub.fetched.append((name, asked))
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
-        headers = {
-            "ETag": f'"{etag(content)}"', "X-Repo-Commit": str(commit), "Accept-Ranges": "bytes",
-        }  # fmt: skip
-        if asked:
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        body = content[start:]
-        headers["Content-Length"] = str(len(body))
-        self.send_response(206 if asked else 200)
-        for key, value in headers.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if has_body and self.hub.cut_after is not None and name == "model.safetensors":
-            self.wfile.write(body[: self.hub.cut_after])
-            self.hub.cut_after = None
-            self.wfile.flush()
-            self.connection.close()
-            self.close_connection = True
-        elif has_body:
-            self.wfile.write(body)
-
-    def reply(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for key, value in (headers | {"Content-Length": str(len(body))}).items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-
-class ModelScopeHandler(BaseHTTPRequestHandler):
-    """The few addresses of ModelScope that a download asks for."""
-
-    protocol_version = "HTTP/1.1"
-    hub: StandIn
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        parts = urllib.parse.urlparse(self.path)
-        query = dict(urllib.parse.parse_qsl(parts.query))
-        commit = self.hub.find(query.get("Revision", "master"))
-        files = self.hub.commits.get(commit or "", {})
-        if commit and parts.path == f"/api/v1/models/{REPOSITORY}/repo/files":
-            listing = [
-                {"Path": name, "Name": name, "Type": "blob", "Size": len(content),
-                 "Sha256": hashlib.sha256(content).hexdigest()}
-                for name, content in files.items()
-            ]  # fmt: skip
-            self.reply(200, json.dumps({"Code": 200, "Data": {"Files": listing}}).encode(), {})
-        elif commit and parts.path == f"/api/v1/models/{REPOSITORY}/repo":
-            self.answer_file(query["FilePath"], files[query["FilePath"]])
-        else:
-            self.reply(404, b'{"Code": 10010205001, "Message": "not found"}', {})
-
-    def answer_file(self, name: str, content: bytes) -> None:
-        asked = self.headers.get("Range")
-        self.hub.fetched.append((name, asked))
-        if not asked:
-            self.reply(200, content, {})
-            return
-        first, _, last = asked.removeprefix("bytes=").partition("-")
-        start, end = int(first), int(last) if last else len(content) - 1
-        span = {"Content-Range": f"bytes {start}-{end}/{len(content)}"}
-        self.reply(206, content[start : end + 1], span)
-
-    def reply(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for key, value in (headers | {"Content-Length": str(len(body))}).items():
-            self.send_header(key, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-
-def etag(content: bytes) -> str:
-    return hashlib.sha1(content).hexdigest()
-
-
-def serve(handler: type[BaseHTTPRequestHandler]) -> Iterator[StandIn]:
-    hub = StandIn()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (handler,), {"hub": hub}))
-    hub.address = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield hub
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
-    for hub in serve(HuggingFaceHandler):
+    with serve(HuggingFaceHandler) as hub:
         hub.add("main", DATA | EVIL)
         yield hub
 
@@ -418,7 +231,7 @@ def test_modelscope_without_the_package_names_the_extra(monkeypatch: pytest.Monk
 @pytest.fixture
 def modelscope() -> Iterator[StandIn]:
     pytest.importorskip("modelscope.hub.snapshot_download")
-    for hub in serve(ModelScopeHandler):
+    with serve(ModelScopeHandler) as hub:
         hub.add("master", DATA | EVIL)
         yield hub
 
