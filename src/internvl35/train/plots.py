@@ -1,24 +1,33 @@
-"""The curve of a training run as a picture: losses and accuracies over samples.
+"""Curves of training runs as pictures.
 
-Figures are read from the file that :mod:`internvl35.train.rounds` writes.
+Figures of drawn rounds are read from the file that :mod:`internvl35.train.rounds` writes, those of
+fine-tuning are given by :mod:`internvl35.train.reports`.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from internvl35.errors import DataError
+from internvl35.train.run_folder import step_of
 
 EVALUATED = "eval/"
 """What the names of an evaluation's figures begin with."""
 
 SMOOTHING = 0.02
 """Share of a run over which the figures of single rounds are averaged."""
+
+MEMORY = 0.9
+"""How much less a figure of a fine-tuning run weighs with every one that follows it."""
+
+_NOT_DRAWN = {"epoch"}
 
 
 def plot_curve(metrics: Path, target: Path) -> None:
@@ -101,3 +110,60 @@ def _draw(
     if points:
         samples, values = zip(*points, strict=True)
         axes.plot(samples, smooth(values, width), marker=marker, label=label)
+
+
+def plot_figures(lines: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Draw one picture a figure of a fine-tuning run, raw and smoothed.
+
+    Args:
+        lines: of ``logging.jsonl``; figures that begin with ``eval_`` are drawn apart.
+        folder: made if missing; pictures are named after the figures, such as train_loss.png.
+
+    Raises:
+        DataError: if the disk does not take them.
+    """
+    series: dict[str, list[tuple[int, float]]] = {}
+    for line in lines:
+        step = step_of(line)
+        for name, value in line.items():
+            is_number = isinstance(value, float | int) and not isinstance(value, bool)
+            if step is not None and is_number and name not in _NOT_DRAWN:
+                series.setdefault(name, []).append((step, value))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, points in series.items():
+            prefix = "" if name.startswith("eval_") else "train_"
+            stem = re.sub(r"\W+", "_", f"{prefix}{name}").strip("_")
+            _plot_figure(name, points, folder / f"{stem}.png")
+    except OSError as error:
+        raise DataError(
+            f"curves cannot be drawn in {folder}: {error}; free space or choose another output_dir"
+        ) from error
+
+
+def _plot_figure(name: str, points: Sequence[tuple[int, float]], target: Path) -> None:
+    steps, values = zip(*points, strict=True)
+    figure = Figure(figsize=(8, 5), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    axes.plot(steps, values, color="tab:blue", alpha=0.35, marker="." if len(steps) < 2 else "")
+    axes.plot(steps, smooth_exponentially(values, MEMORY), color="tab:blue", label="smoothed")
+    axes.set(xlabel="step", title=name)
+    axes.grid(alpha=0.3)
+    figure.savefig(target, format="png")
+
+
+def smooth_exponentially(values: Sequence[float], memory: float) -> list[float]:
+    """Average every value with those before it, the older the less.
+
+    Args:
+        values: a series.
+        memory: how much less a value weighs with every one that follows it, 0 to below 1.
+
+    Returns:
+        As many values; the first is as it was, since weights are divided by their sum.
+    """
+    smoothed, total, weight = [], 0.0, 0.0
+    for value in values:
+        total, weight = total * memory + value, weight * memory + 1.0
+        smoothed.append(total / weight)
+    return smoothed

@@ -1,4 +1,4 @@
-"""What follows from settings once the number of processes and of batches is known.
+"""What follows from settings once the number of processes is known.
 
 Pure functions; the plan of batches is left to :mod:`internvl35.train.plan`, the course of the
 learning rate to :mod:`internvl35.train.schedule`. Paper section 2.2.
@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from internvl35.errors import ConfigError
-from internvl35.train.settings import FinetuneSettings, Interval, OptimizationSettings
+from internvl35.train.settings import (
+    FinetuneSettings,
+    Interval,
+    OptimizationSettings,
+    RunSettings,
+)
 
 USUAL_BATCH = 16
 """Rows a step where neither gradient_accumulation_steps nor global_batch_size is given."""
@@ -24,17 +29,9 @@ FULL_RATE = 1e-5
 
 
 @dataclass(frozen=True)
-class RunLength:
-    """How long a run is, and when something happens in it; everything in optimizer steps."""
+class Intervals:
+    """When something happens within a run; at its end both happen in any case."""
 
-    accumulation: int
-    """Forward passes of one process a step."""
-    steps_per_epoch: int
-    """Steps of one pass over the training data."""
-    num_steps: int
-    """Steps in all."""
-    num_warmup_steps: int
-    """Steps over which the learning rate rises."""
     save_every: int
     """Steps between two checkpoints; 0 for none before the end."""
     eval_every: int
@@ -83,41 +80,24 @@ def resolve_learning_rate(settings: FinetuneSettings) -> float:
     return FULL_RATE if settings.adapter.tuner_type == "full" else ADAPTER_RATE
 
 
-def resolve_length(
-    settings: FinetuneSettings, world_size: int, num_batches: int, *, has_validation: bool
-) -> RunLength:
-    """Find how long a run is.
+def resolve_intervals(
+    settings: RunSettings, steps_per_epoch: int, *, has_validation: bool
+) -> Intervals:
+    """Find how often a run is saved and evaluated.
 
     Args:
         settings: of the run.
-        world_size: processes that train together.
-        num_batches: forward passes of one epoch over all processes together.
+        steps_per_epoch: optimizer steps of one pass over the training data.
         has_validation: whether there are rows to evaluate on.
 
     Returns:
-        Everything in steps.
-
-    Raises:
-        ConfigError: if there are no batches, or they cannot be shared.
+        Both in steps; where nothing is said of evaluations, they go with the checkpoints.
     """
-    if num_batches < 1:
-        raise ConfigError("the training data holds no row that can be used; give more data")
-    chosen, run = settings.optimization, settings.run
-    accumulation = resolve_accumulation(chosen, world_size)
-    per_epoch = math.ceil(num_batches / (accumulation * world_size))
-    num_steps = chosen.max_steps
-    if num_steps == -1:
-        num_steps = max(1, math.ceil(chosen.num_train_epochs * per_epoch))
-    warmup = chosen.warmup_steps or math.ceil(chosen.warmup_ratio * num_steps)
-    strategy = run.eval_strategy or run.save_strategy
-    evaluate_every = _every(strategy, run.eval_steps or run.save_steps, per_epoch)
-    return RunLength(
-        accumulation=accumulation,
-        steps_per_epoch=per_epoch,
-        num_steps=num_steps,
-        num_warmup_steps=min(warmup, num_steps),
-        save_every=_every(run.save_strategy, run.save_steps, per_epoch),
-        eval_every=evaluate_every if has_validation else 0,
+    strategy = settings.eval_strategy or settings.save_strategy
+    eval_every = _every(strategy, settings.eval_steps or settings.save_steps, steps_per_epoch)
+    return Intervals(
+        save_every=_every(settings.save_strategy, settings.save_steps, steps_per_epoch),
+        eval_every=eval_every if has_validation else 0,
     )
 
 

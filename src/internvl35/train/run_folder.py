@@ -11,6 +11,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ FACTS = ("internvl35_version", "command", "world_size", "resolved")
 _VERSIONED = re.compile(r"v(\d+)-\d{8}-\d{6}")
 
 
-def make_run_folder(output_dir: Path, *, add_version: bool, now: datetime | None = None) -> Path:
+def make_run_folder(output_dir: Path, add_version: bool, now: datetime | None = None) -> Path:
     """Make the folder of a new run.
 
     Args:
@@ -89,21 +90,77 @@ def _next_number(output_dir: Path) -> int:
     return max((int(match[1]) + 1 for match in found if match), default=0)
 
 
-def write_arguments(folder: Path, settings: FinetuneSettings, facts: Mapping[str, Any]) -> None:
-    """Write ``args.json``: every setting by its flag name, and what is known of the run.
+@dataclass(frozen=True)
+class RunFolder:
+    """What a run leaves behind beside its checkpoints."""
+
+    path: Path
+    """The folder."""
+
+    @property
+    def log_file(self) -> Path:
+        """Figures, one object a line."""
+        return self.path / LOG_FILE
+
+    @property
+    def events(self) -> Path:
+        """Folder of TensorBoard's files."""
+        return self.path / EVENTS_FOLDER
+
+    @property
+    def images(self) -> Path:
+        """Folder of the curves."""
+        return self.path / IMAGES_FOLDER
+
+    def write_arguments(self, settings: FinetuneSettings, facts: Mapping[str, Any]) -> None:
+        """Write ``args.json``.
+
+        Args:
+            settings: of the run.
+            facts: see :func:`collect_arguments`.
+
+        Raises:
+            DataError: if nothing can be written there.
+        """
+        write_json(self.path / ARGUMENTS_FILE, collect_arguments(settings, facts))
+
+    def link_checkpoint(self, name: str, checkpoint: Path) -> None:
+        """Let a link lead to a checkpoint; an old link is replaced in one step.
+
+        Args:
+            name: of the link: best or last.
+            checkpoint: a folder in this one.
+
+        Raises:
+            DataError: if a file or folder has that name, or links cannot be made there.
+        """
+        link, partial = self.path / name, self.path / f".{name}.partial"
+        try:
+            partial.unlink(missing_ok=True)
+            partial.symlink_to(checkpoint.name, target_is_directory=True)
+            os.replace(partial, link)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise DataError(
+                f"{link} cannot be made a link to {checkpoint.name}: {error}; set "
+                "create_checkpoint_symlink to false"
+            ) from error
+
+
+def collect_arguments(settings: FinetuneSettings, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Put together what ``args.json`` holds.
 
     Args:
-        folder: of the run or of a checkpoint.
-        settings: of the run; secrets are written as null.
+        settings: of the run; secrets become None.
         facts: ``internvl35_version``, ``command``, ``world_size``, and under ``resolved`` what
             followed from settings that were left open.
 
-    Raises:
-        DataError: if nothing can be written there.
+    Returns:
+        Flag name to value, then the facts; ready for JSON.
     """
     unknown = sorted(set(facts) - set(FACTS))
     assert not unknown, f"no facts of a run: {unknown}"
-    write_json(folder / ARGUMENTS_FILE, flatten_settings(settings) | dict(facts))
+    return flatten_settings(settings) | dict(facts)
 
 
 def read_arguments(folder: Path) -> dict[str, Any]:
@@ -249,27 +306,3 @@ def _as_line(line: Mapping[str, Any]) -> str:
 
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def link_checkpoint(run_folder: Path, name: str, checkpoint: Path) -> None:
-    """Let a link in a run folder lead to a checkpoint in it; an old link is replaced in one step.
-
-    Args:
-        run_folder: of the run.
-        name: of the link: best or last.
-        checkpoint: a folder in ``run_folder``.
-
-    Raises:
-        DataError: if a file or folder has that name, or links cannot be made there.
-    """
-    link, partial = run_folder / name, run_folder / f".{name}.partial"
-    try:
-        partial.unlink(missing_ok=True)
-        partial.symlink_to(checkpoint.name, target_is_directory=True)
-        os.replace(partial, link)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise DataError(
-            f"{link} cannot be made a link to {checkpoint.name}: {error}; set "
-            "create_checkpoint_symlink to false"
-        ) from error
