@@ -20,6 +20,7 @@ from internvl35.data.images import (
     REFERENCE_IMAGES,
     ImageSettings,
     load_image,
+    measure_image,
     open_image,
 )
 from internvl35.data.tiles import IMAGENET_MEAN, IMAGENET_STD, count_tiles
@@ -176,6 +177,44 @@ def test_a_photo_on_its_side_is_tiled_as_it_is_seen():
     data = encode_oriented(draw_noise(90, 30), 6, "JPEG")
     assert open_image(data).size == (30, 90)
     assert open_image(data, REFERENCE_IMAGES).size == (90, 30)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", [None, *range(1, 10)])
+@pytest.mark.parametrize("settings_", [ImageSettings(), REFERENCE_IMAGES])
+def test_the_measured_size_is_that_of_the_opened_picture(kind, orientation, settings_):
+    picture = draw_noise(40, 30)
+    data = (
+        encode(picture, kind)
+        if orientation is None
+        else encode_oriented(picture, orientation, kind)
+    )
+    assert measure_image(data, settings_) == open_image(data, settings_).size
+
+
+def test_turning_data_behind_the_pixels_of_a_png_counts():
+    stored = encode_oriented(draw_noise(40, 30), 6)
+    start = stored.index(b"eXIf") - 4
+    length = 12 + struct.unpack(">I", stored[start : start + 4])[0]
+    chunk, end = stored[start : start + length], stored.index(b"IEND") - 4
+    moved = stored[:start] + stored[start + length : end] + chunk + stored[end:]
+    assert open_image(moved).size == measure_image(moved) == (30, 40)
+
+
+def test_pictures_and_arrays_in_memory_are_measured():
+    picture = draw_noise(40, 30)
+    turned = Image.open(io.BytesIO(encode_oriented(picture, 6)))
+    assert measure_image(picture) == measure_image(np.asarray(picture)) == (40, 30)
+    assert measure_image(turned) == open_image(turned).size == (30, 40)
+
+
+def test_measuring_reads_no_pixels():
+    whole = encode(draw_noise(400, 300))
+    assert measure_image(whole[: len(whole) // 2]) == (400, 300)
+    with pytest.raises(MediaError, match="more pixels than Pillow opens"):
+        measure_image(png_header(100_000, 100_000), ImageSettings())
+    with pytest.raises(MediaError, match="not a picture"):
+        measure_image(b"hello there")
 
 
 def test_damaged_exif_data_leaves_the_picture_as_stored():

@@ -43,6 +43,13 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+_SWAPPING = (
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+)
+
 # What Pillow's decoders raise on damaged files. The warning is one only where warnings are errors.
 _DECODER_ERRORS = (
     OSError,
@@ -128,6 +135,38 @@ def open_image(source: ImageSource, settings: ImageSettings = DEFAULT_IMAGES) ->
         return _decode(file, label, settings)
 
 
+def measure_image(source: ImageSource, settings: ImageSettings = DEFAULT_IMAGES) -> tuple[int, int]:
+    """Tell the size that :func:`open_image` gives a picture, from its header where that says it.
+
+    The picture itself is not decoded, so damage behind the header is not found.
+
+    Args:
+        source: anything that :func:`open_image` takes.
+        settings: limits, and whether EXIF data turns pictures.
+
+    Returns:
+        Width and height in pixels, of the picture as it is turned upright.
+
+    Raises:
+        MediaError: if there is no picture, or it is too large or of an unknown kind.
+    """
+    if isinstance(source, np.ndarray):
+        return _read_array(source, settings).size
+    if isinstance(source, Image.Image):
+        _check_size(*source.size, "the picture", settings)
+        return _upright_size(source, settings)
+    with (
+        open_media(source, settings.source) as (file, label),
+        _open_header(file, label, settings) as image,
+    ):
+        try:
+            if image.format == "PNG" and _has_late_metadata(file):
+                image.load()
+            return _upright_size(image, settings)
+        except _DECODER_ERRORS as error:
+            raise _damaged(label, image.format or "") from error
+
+
 def load_image(
     image_file: ImageSource,
     input_size: int = 448,
@@ -161,6 +200,12 @@ def load_image(
 
 
 def _decode(file: BinaryIO, label: str, settings: ImageSettings) -> Image.Image:
+    with _open_header(file, label, settings) as image:
+        return _convert(image, label, settings)
+
+
+def _open_header(file: BinaryIO, label: str, settings: ImageSettings) -> Image.Image:
+    """Open a picture without decoding it, and check its size."""
     # Messages of Pillow are not repeated: some hold memory addresses.
     head = file.read(512)
     kind = describe_content(head)
@@ -180,9 +225,8 @@ def _decode(file: BinaryIO, label: str, settings: ImageSettings) -> Image.Image:
         ) from error
     except _DECODER_ERRORS as error:
         raise _damaged(label, kind) from error
-    with image:
-        _check_size(*image.size, label, settings)
-        return _convert(image, label, settings)
+    _check_size(*image.size, label, settings)
+    return image
 
 
 def _damaged(label: str, kind: str) -> MediaError:
@@ -222,11 +266,46 @@ def _convert(image: Image.Image, label: str, settings: ImageSettings) -> Image.I
 
 def _turn_upright(image: Image.Image) -> Image.Image:
     try:
-        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+        turn = _find_turn(image.getexif())
     except _DECODER_ERRORS:
         return image  # the picture is whole, only its EXIF data is not
-    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
     return image if turn is None else image.transpose(turn)
+
+
+def _find_turn(exif: Image.Exif) -> Image.Transpose | None:
+    orientation = exif.get(_ORIENTATION_TAG, 1)
+    return _TURNS.get(orientation) if isinstance(orientation, int) else None
+
+
+def _upright_size(image: Image.Image, settings: ImageSettings) -> tuple[int, int]:
+    """Tell the size of a picture once it is turned, without decoding it."""
+    width, height = image.size
+    is_turned = _ORIENTATION_TAG in getattr(image, "tag_v2", ())  # by Pillow itself, in TIFF files
+    if not settings.apply_exif_orientation or is_turned:
+        return width, height
+    try:
+        # the method of the base class: that of PNG pictures decodes them
+        turn = _find_turn(Image.Image.getexif(image))
+    except _DECODER_ERRORS:
+        return width, height
+    return (height, width) if turn in _SWAPPING else (width, height)
+
+
+def _has_late_metadata(file: BinaryIO) -> bool:
+    """Tell whether a PNG file has data that may turn it behind its pixels, where few have any."""
+    start = file.tell()
+    position, has_pixels, is_late = 8, False, False
+    while not is_late:
+        file.seek(position)
+        head = file.read(8)
+        if len(head) < 8:
+            break
+        length, kind = struct.unpack(">I4s", head)
+        is_late = has_pixels and kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
+        has_pixels = has_pixels or kind == b"IDAT"
+        position += 12 + length
+    file.seek(start)
+    return is_late
 
 
 def _to_rgb(image: Image.Image, label: str, settings: ImageSettings) -> Image.Image:
