@@ -7,7 +7,7 @@ vocabulary by :mod:`internvl35.train.cross_entropy`. Paper section 2.2.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -151,7 +151,7 @@ class Trainee(nn.Module):
         targets, weights = next_tokens(batch, self.averaging)
         chosen = targets != IGNORED
         hidden = self._hidden_states(batch)[:, :-1][chosen]  # (P, D)
-        head = self.model.get_output_embeddings()
+        head: Any = self.model.get_output_embeddings()  # a plain layer, or a wrapped copy of one
         loss, num_correct = linear_cross_entropy(
             hidden,
             head.weight,
