@@ -1,4 +1,4 @@
-"""The checkpoints of a run: written so that each is whole or absent, kept as long as they are wanted.
+"""The checkpoints of a run: each is whole or absent, and is kept as long as it is wanted.
 
 What a checkpoint holds is left to whoever writes it; this file knows names, order and age.
 """
@@ -82,6 +82,11 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
+def partial_folder(run_folder: Path, step: int) -> Path:
+    """Where a checkpoint stands while it is written."""
+    return run_folder / f"{_PARTIAL}checkpoint-{step}"
+
+
 def write_checkpoint(
     run_folder: Path, step: int, write: Callable[[Path], None], state: dict[str, Any]
 ) -> Path:
@@ -100,7 +105,7 @@ def write_checkpoint(
         DataError: if the disk does not take it; earlier checkpoints are untouched.
     """
     target = run_folder / f"checkpoint-{step}"
-    partial = run_folder / f"{_PARTIAL}checkpoint-{step}"
+    partial = partial_folder(run_folder, step)
     try:
         _clear_left_overs(run_folder)
         partial.mkdir(parents=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import torch
@@ -26,7 +26,7 @@ class Workers:
     """Number of this process, from 0."""
     world_size: int = 1
     """Processes in all."""
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """Where this process computes."""
 
     @property
@@ -59,13 +59,18 @@ class Workers:
             tensor.copy_(moved)
         return tensor
 
-    def broadcast_number(self, value: int) -> int:
-        """Tell all processes a number that the main one knows."""
+    def tell(self, text: str) -> str:
+        """Tell all processes a text that the main one knows; the others' own is not looked at."""
         if self.world_size == 1:
-            return value
-        tensor = torch.tensor([value], dtype=torch.int64, device=self.device)
-        distributed.broadcast(tensor, src=0)
-        return int(tensor.item())
+            return text
+        letters = text.encode() if self.is_main else b""
+        count = torch.tensor([len(letters)], dtype=torch.int64, device=self.device)
+        distributed.broadcast(count, src=0)
+        content = torch.zeros(int(count.item()), dtype=torch.uint8, device=self.device)
+        if self.is_main:
+            content.copy_(torch.tensor(list(letters), dtype=torch.uint8))
+        distributed.broadcast(content, src=0)
+        return bytes(content.tolist()).decode()
 
     def wait(self) -> None:
         """Wait until all processes have come here."""

@@ -1,0 +1,205 @@
+"""The training loop: steps of several micro-batches, one global normaliser, one schedule.
+
+The loss is a module; what it sees is decided by a plan, when something is saved or measured by
+the caller. The same arithmetic on one process and on many: losses of a step are divided by the sum
+of weights over all micro-batches of all processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from internvl35.data.batches import TrainingBatch
+from internvl35.errors import DataError
+from internvl35.train.distributed import Workers, full_tensor
+from internvl35.train.feed import FedBatch
+from internvl35.train.schedule import Schedule
+
+WeighBatch = Callable[[TrainingBatch], float]
+"""From a batch to the sum of the weights of its targets."""
+
+
+@dataclass(frozen=True)
+class StepFigures:
+    """What one step did, over all processes."""
+
+    loss: float
+    """Weighted mean of the losses of all targets."""
+    grad_norm: float
+    """Norm of the whole gradient before it was clipped."""
+    learning_rate: float
+    """Rate of the group with the highest peak."""
+    num_correct: float
+    """Targets that were the likeliest token."""
+    num_targets: float
+    """Tokens that carried loss."""
+    num_tokens: float
+    """Tokens, padding not counted."""
+    num_tiles: float
+    """Tiles."""
+    num_samples: float
+    """Samples."""
+    failures: tuple[str, ...] = ()
+    """Why rows are missing from this process's part of the step."""
+
+
+class TrainingLoop:
+    """Takes optimizer steps.
+
+    Args:
+        module: called with a batch on its device and the sum of weights of the step; returns
+            ``loss``, ``num_correct`` and ``num_targets``. Spread over the processes already.
+        optimizers: their groups carry ``peak_lr``.
+        schedule: course of the rates.
+        workers: the processes of the run.
+        weigh: sum of the weights of a batch's targets.
+        max_grad_norm: largest norm of the gradient; 0 for no limit.
+        compute_dtype: dtype of matrix products; float32 for no mixed precision.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        schedule: Schedule,
+        workers: Workers,
+        weigh: WeighBatch,
+        *,
+        max_grad_norm: float = 1.0,
+        compute_dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Keep the parts; the first step is number 0."""
+        self.module = module
+        self.optimizers = list(optimizers)
+        self.schedule = schedule
+        self.workers = workers
+        self.weigh = weigh
+        self.max_grad_norm = max_grad_norm
+        self.compute_dtype = compute_dtype
+        self.step = 0
+
+    def run(self, steps: Iterable[list[FedBatch]]) -> Iterator[StepFigures]:
+        """Train until the schedule ends.
+
+        Args:
+            steps: the micro-batches of this process, from step ``self.step`` on.
+
+        Yields:
+            Figures after every step; ``self.step`` has been counted on by then.
+
+        Raises:
+            DataError: if loss or gradient are not finite; weights are those of the step before.
+        """
+        for batches in steps:
+            self.module.train()
+            figures = self.take_step(batches)
+            self.step += 1
+            yield figures
+            if self.step >= self.schedule.num_steps:
+                return
+
+    def take_step(self, batches: Sequence[FedBatch]) -> StepFigures:
+        """Compute gradients of all micro-batches and change the weights once.
+
+        Args:
+            batches: those of this process.
+
+        Returns:
+            Figures over all processes.
+
+        Raises:
+            DataError: if loss or gradient are not finite.
+        """
+        own = [fed.batch for fed in batches]
+        counts = [sum(values) for values in zip(*(_count(batch) for batch in own), strict=True)]
+        (weight,) = self.workers.sum([sum(self.weigh(batch) for batch in own)])
+        total = torch.tensor(max(weight, 1e-12), dtype=torch.float32, device=self.workers.device)
+        sums = torch.zeros(3, dtype=torch.float64)
+        for index, batch in enumerate(own):
+            is_last = index == len(own) - 1
+            with self._synchronized(is_last):
+                output = self._forward(batch, total)
+                (output["loss"] * self.workers.world_size).backward()  # spreading takes the mean
+            sums += _detached(output)
+        loss, correct, targets, *counts = self.workers.sum([*sums.tolist(), *counts])
+        self._check(loss, "loss")
+        norm = self._clip()
+        self._check(norm, "gradient norm")
+        rate = self._set_rates()
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        failures = tuple(failure for fed in batches for failure in fed.failures)
+        return StepFigures(loss, norm, rate, correct, targets, *counts, failures=failures)
+
+    @torch.no_grad()
+    def evaluate(self, batches: Iterable[FedBatch]) -> dict[str, float]:
+        """Measure the loss on other rows.
+
+        Args:
+            batches: those of this process, as many as on the others.
+
+        Returns:
+            ``loss`` and ``token_acc``, over all processes.
+        """
+        self.module.eval()
+        one = torch.ones((), dtype=torch.float32, device=self.workers.device)
+        sums = [0.0, 0.0, 0.0, 0.0]
+        for fed in batches:
+            found = [*_detached(self._forward(fed.batch, one)).tolist(), self.weigh(fed.batch)]
+            sums = [old + new for old, new in zip(sums, found, strict=True)]
+        loss, correct, targets, weight = self.workers.sum(sums)
+        self.module.train()
+        return {"loss": loss / max(weight, 1e-12), "token_acc": correct / max(targets, 1.0)}
+
+    def _forward(self, batch: TrainingBatch, total: Tensor) -> dict[str, Tensor]:
+        device = self.workers.device
+        is_mixed = self.compute_dtype != torch.float32
+        with torch.autocast(device.type, self.compute_dtype, enabled=is_mixed):
+            output: dict[str, Tensor] = self.module(batch.to(device), total)
+        return output
+
+    @contextmanager
+    def _synchronized(self, is_last: bool) -> Iterator[None]:
+        """Replicas exchange gradients once a step; shards have to after every micro-batch."""
+        no_sync: Any = getattr(self.module, "no_sync", None)
+        with nullcontext() if is_last or no_sync is None else no_sync():
+            yield
+
+    def _clip(self) -> float:
+        trained = [p for group in self._groups() for p in group["params"] if p.grad is not None]
+        limit = self.max_grad_norm or float("inf")
+        norm = nn.utils.clip_grad_norm_(trained, limit)
+        return float(full_tensor(norm))
+
+    def _set_rates(self) -> float:
+        share = self.schedule.rate_at(self.step)
+        for group in self._groups():
+            group["lr"] = group["peak_lr"] * share
+        return max(float(group["lr"]) for group in self._groups())
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def _check(self, value: float, name: str) -> None:
+        if value != value or value in (float("inf"), float("-inf")):
+            raise DataError(
+                f"the {name} is {value} in step {self.step + 1}; lower learning_rate, raise "
+                "warmup_ratio, or look at the rows of this step"
+            )
+
+
+def _count(batch: TrainingBatch) -> tuple[float, float, float]:
+    is_filler = not bool((batch.labels >= 0).any()) and batch.num_tiles == 0
+    return (0.0, 0.0, 0.0) if is_filler else (batch.num_tokens, batch.num_tiles, len(batch))
+
+
+def _detached(output: dict[str, Tensor]) -> Tensor:
+    names = ("loss", "num_correct", "num_targets")
+    return torch.stack([output[name].detach().double().cpu() for name in names])
