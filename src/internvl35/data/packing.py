@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from typing import TYPE_CHECKING
 
 from internvl35.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ def plan_packs(
     Returns:
         Packs of rows, in the order of the first row of each; the same for the same arguments.
     """
+    import numpy as np  # not above, so that settings can be named quickly
+
     sizes = _Sizes(np.asarray(tokens), np.asarray(tiles), max_tokens, max_tiles)
     rows = list(order)
     packs: list[list[int]] = []
@@ -108,6 +112,8 @@ def report_packs(
     Returns:
         The report.
     """
+    import numpy as np
+
     all_tokens, all_tiles = np.asarray(tokens), np.asarray(tiles)
     loads = np.array([all_tokens[list(pack)].sum() for pack in packs])
     seen = np.array([all_tiles[list(pack)].sum() for pack in packs])
@@ -140,6 +146,8 @@ class _Loads:
     """What packs hold so far."""
 
     def __init__(self, num_packs: int, sizes: _Sizes) -> None:
+        import numpy as np
+
         self.rows: list[list[int]] = [[] for _ in range(num_packs)]
         self.tokens = np.zeros(num_packs, dtype=np.int64)
         self.tiles = np.zeros(num_packs, dtype=np.int64)
@@ -151,7 +159,8 @@ class _Loads:
         has_room = (self.tokens + sizes.tokens[row] <= sizes.max_tokens) & (
             self.tiles + sizes.tiles[row] <= sizes.max_tiles
         )
-        return np.flatnonzero(has_room | (self.tokens == 0))
+        found: NDArray[np.int64] = (has_room | (self.tokens == 0)).nonzero()[0]
+        return found
 
     def put(self, row: int, pack: int) -> None:
         """Add a row to a pack."""
