@@ -20,7 +20,7 @@ import pytest
 PACKAGE = "internvl35"
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / PACKAGE
-IMPORT_NAMES = {"pillow": "PIL"}
+IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}
 """Where a distribution is imported under another name."""
 
 GROUND = {"errors", "config"}
