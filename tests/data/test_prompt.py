@@ -645,11 +645,6 @@ def test_tags_of_tools_in_what_others_say_stay_text(qwen3_tokenizer):
     assert found == dict.fromkeys(CALL_TAGS, 0) | dict.fromkeys(RESULT_TAGS, 1)
 
 
-def test_a_tool_may_answer_with_a_picture(builders):
-    messages = [*q("<image>", "b"), Message("tool", "<image> zoomed")]
-    assert [span.num_tiles for span in builders[QWEN].build(messages, [2, 3]).image_spans] == [2, 3]
-
-
 def test_tools_with_gpt_oss_are_refused(builders):
     for build in (
         lambda: builders[HARMONY].build(q("a"), tools=json.dumps(SCHEMAS)),

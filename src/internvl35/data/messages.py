@@ -21,6 +21,9 @@ FrameLabel = Literal["Frame1: <image>\n", "Frame-1: <image>\n", "Frame1: <image>
 IMAGE_MARK = "<image>"
 """Stands in a user's text where a picture belongs."""
 
+VIDEO_MARK = "<video>"
+"""Stands in a user's text of a data set where a video belongs; no prompt ever holds it."""
+
 
 class Part(Enum):
     """What a message can hold beside text."""
@@ -36,8 +39,8 @@ class Message:
     role: Role
     """Who speaks. A system message may only come first; it replaces the settings' system prompt."""
     text: str
-    """What is said; in a turn of the user or of a tool, and in a text of pre-training, every
-    ``<image>`` is the place of a picture."""
+    """What is said; in a user's turn, and in a text of pre-training, every ``<image>`` is the place
+    of a picture."""
     thinking: str | None = None
     """The reasoning in front of an assistant's answer, when it is kept apart from the text."""
     image_places: tuple[int, ...] | None = None
@@ -80,11 +83,11 @@ class Message:
         Raises:
             PromptError: if a place lies outside the text or before an earlier one.
         """
-        if self.role not in ("user", "tool") and not is_pretraining:
+        if self.role != "user" and not is_pretraining:
             if self.image_places:
                 raise PromptError(
                     f"a message of the {self.role} has {len(self.image_places)} pictures; "
-                    "only a message of the user or of a tool may have more than 0"
+                    "only a user's message may have more than 0"
                 )
             return [self.text]
         if self.image_places is None:

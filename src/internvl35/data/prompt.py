@@ -232,7 +232,7 @@ class PromptBuilder:
                 self._write_user(writer, message, tiles)
             elif message.role == "tool":
                 is_first, is_last = roles[place - 1] != "tool", following != "tool"
-                self._write_result(writer, message, tiles, is_first=is_first, is_last=is_last)
+                self._write_result(writer, message, is_first=is_first, is_last=is_last)
             else:
                 is_current = place > last_question
                 is_last = following is None
@@ -309,13 +309,7 @@ class PromptBuilder:
         self._write_end(writer, self.template.turn_end, has_loss=has_loss)
 
     def _write_result(
-        self,
-        writer: TokenWriter,
-        message: Message,
-        tiles: Iterator[int],
-        *,
-        is_first: bool,
-        is_last: bool,
+        self, writer: TokenWriter, message: Message, *, is_first: bool, is_last: bool
     ) -> None:
         """Write what a tool answered; results that follow one another share a turn of the user."""
         has_loss = self._has_loss(message)
@@ -324,7 +318,7 @@ class PromptBuilder:
         opening, closing = RESULT_TAGS
         opening = f"{'' if is_first else chr(10)}{opening}\n"
         writer.add_text(opening, has_loss=has_loss, tags=self._tags_of_results)
-        self._write_parts(writer, message.split_at_images(), tiles, has_loss=has_loss)
+        writer.add_text(message.text, has_loss=has_loss)
         writer.add_text(f"\n{closing}", has_loss=has_loss, tags=self._tags_of_results)
         if is_last:
             self._write_end(writer, self.template.turn_end, has_loss=has_loss)
