@@ -62,9 +62,9 @@ class MediaFolder:
             raise DataError(f"{str(path)[:200]!r} is not a path") from error
         if not any(target.is_relative_to(folder.resolve()) for folder in self.confined_to):
             raise DataError(
-                f"the row names the file {str(path)[:200]!r} outside the data set's folder; rows "
-                "of a hub's data set may not; if you trust them, fetch the set yourself and pass "
-                "its folder"
+                f"the row names the file {str(path)[:200]!r}, which is not among the files fetched "
+                "for this data set; rows of a hub's set may name no others: if you trust it, fetch "
+                "the whole set and pass its folder"
             )
         return joined
 
