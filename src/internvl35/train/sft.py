@@ -38,8 +38,8 @@ def token_weights(labels: Tensor, averaging: Averaging, *, samples: Tensor | Non
     if samples is None:
         counts = is_target.sum(dim=1, keepdim=True)  # (B, 1)
     else:
-        most = labels.numel()  # more samples than positions there are not
-        sums = torch.zeros(most, dtype=torch.long, device=labels.device)
+        # shifted by one, a row can belong to one sample more than it has positions
+        sums = torch.zeros(labels.numel() + 1, dtype=torch.long, device=labels.device)
         counts = sums.scatter_add(0, samples.flatten(), is_target.long().flatten())[samples]
     power = {"token": 0.0, "sample": -1.0, "square": -0.5}[averaging]
     return is_target.float() * counts.clamp(min=1).float().pow(power)
