@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from internvl35.commands import chat, convert, finetune, models, train
+from internvl35.commands import chat, convert, finetune, models, recipes, train
 from internvl35.commands.flags import FlagCommand
 from internvl35.errors import InternVLError
 
@@ -21,7 +21,7 @@ DEBUG_FLAG = "--debug"
 
 app = typer.Typer(
     name="internvl35",
-    help="InternVL3.5: chat about pictures and videos, and look after the checkpoints.",
+    help="InternVL3.5: chat about pictures and videos, fine-tune, look after checkpoints.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -34,6 +34,7 @@ app.command("convert")(convert.convert)
 app.add_typer(train.app)
 app.command("sft", cls=FlagCommand)(finetune.sft)
 app.command("pt", cls=FlagCommand)(finetune.pt)
+app.command("recipes")(recipes.show_recipes)
 
 
 def _print_version(is_asked: bool) -> None:

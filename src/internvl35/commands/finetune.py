@@ -38,21 +38,21 @@ RecipeOption = Annotated[
 
 @spread_flags(FinetuneSettings)
 def sft(flags: GivenFlags, recipe: RecipeOption = None) -> None:
-    """Fine-tune a checkpoint on conversations: rows of messages, pictures and videos.
+    """Fine-tune a checkpoint on conversations.
 
-    internvl35 sft --model tiny --dataset mine.jsonl is enough. With NPROC_PER_NODE=4 in the
-    environment four processes train together; NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT
-    bring several machines together.
+    Rows hold messages, pictures and videos; internvl35 sft --model tiny --dataset mine.jsonl is
+    enough. With NPROC_PER_NODE=4 in the environment four processes train together; NNODES,
+    NODE_RANK, MASTER_ADDR and MASTER_PORT bring several machines together.
     """
     run_finetuning("sft", flags, recipe)
 
 
 @spread_flags(FinetuneSettings)
 def pt(flags: GivenFlags, recipe: RecipeOption = None) -> None:
-    """Train on plain text and captions: every token carries loss (--loss_scale all).
+    """Train a checkpoint on plain text and captions.
 
-    Rows hold one assistant message, in which pictures may be marked; everything else is as in
-    sft.
+    Every token carries loss (--loss_scale all): rows hold one assistant message, in which pictures
+    may be marked. Everything else is as in sft.
     """
     run_finetuning("pt", flags, recipe)
 

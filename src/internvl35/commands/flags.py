@@ -152,15 +152,22 @@ def _as_text_type(kind: Any) -> tuple[Any, str | None]:
         item = get_args(chosen)[0]
         chosen, metavar = list[item], f"<{item.__name__}>..."  # type: ignore[valid-type]
     elif get_origin(chosen) is Literal:
-        words = tuple(str(value) for value in get_args(chosen))
+        words = tuple(_as_word(value) for value in get_args(chosen))
         metavar = f"[{'|'.join(words)}]".replace("[|", "[")
         chosen = Literal[words]
     return (chosen | None if type(None) in options else chosen), metavar
 
 
+def _as_word(value: Any) -> str:
+    """One of a few values as it is typed: a line break as \\n."""
+    return str(value).replace("\n", "\\n")
+
+
 def _to_text(value: Any) -> Any:
     if isinstance(value, bool):
         return TRUTH[0] if value else TRUTH[1]
+    if isinstance(value, str):
+        return _as_word(value)
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -172,7 +179,7 @@ def _from_text(value: Any, kind: Any) -> Any:
         if get_origin(option) is tuple:
             return tuple(value or ())
         if get_origin(option) is Literal:
-            return next(known for known in get_args(option) if str(known) == value)
+            return next(known for known in get_args(option) if _as_word(known) == value)
     return value
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from internvl35.config import TINY
+from internvl35.data.encoding import EncodingSettings
+from internvl35.data.packing import PackingSettings
 from internvl35.errors import ConfigError
 
 Averaging = Literal["token", "sample", "square"]
@@ -317,6 +319,10 @@ class FinetuneSettings:
 
     model: ModelSettings = field(default_factory=ModelSettings)
     """Which checkpoint is trained."""
+    encoding: EncodingSettings = field(default_factory=EncodingSettings)
+    """How rows become tokens and tiles."""
+    packing: PackingSettings = field(default_factory=PackingSettings)
+    """Whether rows share packs."""
     adapter: AdapterSettings = field(default_factory=AdapterSettings)
     """Adapters, or all weights."""
     freeze: FreezeSettings = field(default_factory=FreezeSettings)
@@ -342,4 +348,9 @@ class FinetuneSettings:
             raise ConfigError(
                 "freeze_vit, freeze_aligner and freeze_llm are all true, so nothing would be "
                 "trained; set one of them to false"
+            )
+        if self.packing.packing and self.optimization.group_by_length:
+            raise ConfigError(
+                "packing and group_by_length are both true; packs are of like length already, drop "
+                "group_by_length"
             )
