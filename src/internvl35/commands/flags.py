@@ -159,7 +159,7 @@ def _as_text_type(kind: Any) -> tuple[Any, str | None]:
 
 
 def _as_word(value: Any) -> str:
-    """One of a few values as it is typed: a line break as \\n."""
+    """One of a few values as it is typed: line breaks as in Python."""
     return str(value).replace("\n", "\\n")
 
 

@@ -7,22 +7,21 @@ Paper section 3.1, data mixture.
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from internvl35.data.dataset_names import parse_dataset_name
+from internvl35.data.dataset_settings import DatasetSettings, read_columns
 from internvl35.data.records import Record, RowDefaults, read_record
-from internvl35.data.row_choice import Choice, StoppingStrategy, interleave, split_rows
-from internvl35.errors import ConfigError, DataError
+from internvl35.data.row_choice import Choice, interleave, split_rows
+from internvl35.errors import DataError
 
 if TYPE_CHECKING:
     from internvl35.data.hub_tables import HubAccess
@@ -30,82 +29,6 @@ if TYPE_CHECKING:
     from internvl35.data.tables import Table
 
 _LOGGER = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class DatasetSettings:
-    """Which rows are trained on and evaluated on."""
-
-    dataset: tuple[str, ...] = ()
-    """Data sets: files, folders or hub names, each as [hf::|ms::]name[:subset1/subset2][#count]."""
-    val_dataset: tuple[str, ...] = ()
-    """Data sets to evaluate on, named like dataset; nothing is then split off dataset."""
-    split_dataset_ratio: float = 0.0
-    """Part of each data set, 0 to 1, that is set aside to evaluate on."""
-    data_seed: int = 42
-    """Seed of drawing, splitting and mixing rows."""
-    dataset_shuffle: bool = True
-    """Whether rows are drawn and ordered at random; else they are taken as they stand."""
-    interleave_prob: tuple[float, ...] = ()
-    """Weight of each data set when rows are drawn from them by turns; by default all rows of all
-    data sets are used."""
-    stopping_strategy: StoppingStrategy = "first_exhausted"
-    """With interleave_prob, stop when the first data set is used up, or only when all are."""
-    columns: str = ""
-    """JSON object that renames columns of rows, for example {"caption": "response"}."""
-    max_bad_share: float = 0.01
-    """Part of the rows, 0 to 1, that may be unusable; a run with more of them does not begin."""
-    use_hf: bool | None = None
-    """Whether names are looked up on the Hugging Face hub, else on ModelScope; by default as the
-    environment variable USE_HF says, or on Hugging Face."""
-    dataset_revision: str | None = None
-    """Branch, tag or commit of the data sets on the hub."""
-
-    def __post_init__(self) -> None:
-        """Refuse settings that no rows could meet."""
-        for name in ("split_dataset_ratio", "max_bad_share"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:  # not-a-number too
-                raise ConfigError(f"{name} is {value}; needed: 0 to 1")
-        if self.data_seed < 0:
-            raise ConfigError(f"data_seed is {self.data_seed}; it must be at least 0")
-        if self.stopping_strategy not in get_args(StoppingStrategy):
-            raise ConfigError(
-                f"stopping_strategy is {self.stopping_strategy!r}; known: "
-                f"{', '.join(get_args(StoppingStrategy))}"
-            )
-        weights = self.interleave_prob
-        if weights and len(weights) != len(self.dataset):
-            raise ConfigError(
-                f"interleave_prob has {len(weights)} weights for {len(self.dataset)} data sets; "
-                "needed: one each"
-            )
-        if not all(math.isfinite(weight) and weight > 0 for weight in weights):
-            raise ConfigError(f"interleave_prob is {weights}; every weight must be above 0")
-        read_columns(self.columns)
-
-
-def read_columns(text: str) -> Mapping[str, str]:
-    """Read the setting that renames columns.
-
-    Args:
-        text: a JSON object of old and new names; may be empty.
-
-    Returns:
-        Old name to new name.
-
-    Raises:
-        ConfigError: if it is no such object.
-    """
-    if not text.strip():
-        return {}
-    try:
-        names = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"columns is not valid JSON: {text!r}") from error
-    if not isinstance(names, dict) or not all(isinstance(new, str) for new in names.values()):
-        raise ConfigError(f'columns is {text!r}; needed: an object such as {{"caption": "text"}}')
-    return names
 
 
 class RecordSet(Sequence[Record]):

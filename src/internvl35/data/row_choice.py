@@ -9,19 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from internvl35.data.dataset_settings import StoppingStrategy
 from internvl35.errors import ConfigError, DataError
 
 Rows: TypeAlias = NDArray[np.int64]
 """Numbers of rows."""
-
-StoppingStrategy: TypeAlias = Literal["first_exhausted", "all_exhausted"]
-"""When sets that are drawn from by turns end: with the first that has no row left, or only when
-every row of every set was drawn."""
 
 _MAX_ROWS = 2**31
 _BLOCK = 1 << 16

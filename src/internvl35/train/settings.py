@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from internvl35.config import TINY
+from internvl35.data.dataset_settings import DatasetSettings
 from internvl35.data.encoding import EncodingSettings
 from internvl35.data.packing import PackingSettings
 from internvl35.errors import ConfigError
@@ -319,6 +320,8 @@ class FinetuneSettings:
 
     model: ModelSettings = field(default_factory=ModelSettings)
     """Which checkpoint is trained."""
+    dataset: DatasetSettings = field(default_factory=DatasetSettings)
+    """Which rows are trained on and evaluated on."""
     encoding: EncodingSettings = field(default_factory=EncodingSettings)
     """How rows become tokens and tiles."""
     packing: PackingSettings = field(default_factory=PackingSettings)
