@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from internvl35.config import TileSettings
@@ -224,20 +224,14 @@ class Encoder:
             PromptError: if roles do not alternate, or the prompt is longer than the model takes.
         """
         with _named(record):
-            *asked, last = record.messages
-            expected = last.text if last.role == "assistant" else None
-            if expected is None:
-                asked = [*asked, last]
-            if not any(message.role == "user" for message in asked):
+            if not any(message.role == "user" for message in record.messages):
                 raise DataError("the record has no question to be answered; add a user's message")
-            question = replace(record, messages=tuple(asked))
-            placed = self.media.place(question)
-            if expected is not None and record.objects is not None:
-                expected = self.media.place(record).messages[-1].text
-            pixels = self.media.read(question, placed, None)
-            prompt = self.builder.build(
-                placed.messages, [len(tiles) for tiles in pixels], tools=record.tools
-            )
+            placed = self.media.place(record)
+            asked, expected = placed.messages, None
+            if asked[-1].role == "assistant":
+                asked, expected = asked[:-1], asked[-1].text
+            pixels = self.media.read(record, placed, None)
+            prompt = self.builder.build(asked, [len(tiles) for tiles in pixels], tools=record.tools)
             if len(prompt) > self.max_tokens:
                 raise PromptError(
                     f"the prompt has {len(prompt)} tokens but at most {self.max_tokens} fit; "

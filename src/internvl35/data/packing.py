@@ -70,7 +70,8 @@ def plan_packs(
 
     Within a window of rows, the number of packs is found by best fit on tokens, large rows first;
     then rows are spread over that many packs so that each has about as many tiles, and among those
-    with pictures alike, as many tokens. Rows of the emptiest pack move on to the next window.
+    with pictures alike, as many tokens. Rows of the emptiest pack move on to the next window,
+    once.
 
     Args:
         tokens: ``(rows,)`` tokens of every row.
@@ -91,9 +92,12 @@ def plan_packs(
     carried: list[int] = []
     for start in range(0, len(rows), window):
         found = _pack_window([*carried, *rows[start : start + window]], sizes)
+        # a row moves on once, or one that takes few tokens and many tiles would do so for ever
+        movable = [pack for pack in found if set(carried).isdisjoint(pack)]
         carried = []
-        if start + window < len(rows):
-            carried = found.pop(min(range(len(found)), key=lambda pack: sizes.count(found[pack])))
+        if start + window < len(rows) and movable:
+            carried = min(movable, key=sizes.count)
+            found.remove(carried)
         packs += found
     return packs
 
