@@ -57,6 +57,9 @@ class EncodingSettings:
     loss_scale: LossScale = "default"
     """Which turns carry loss: all answers (default), those behind the last question (last_round),
     or every token but those of pictures (all)."""
+    media_root: str = ""
+    """Folder that relative paths in local rows start from; by default that of their file, or the
+    root that a list of data sets names."""
     allow_urls: bool = False
     """Whether pictures and videos that rows name by http and https URLs are fetched."""
 

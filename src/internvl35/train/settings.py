@@ -15,7 +15,7 @@ from typing import Any, Literal
 from internvl35.config import TINY
 from internvl35.data.dataset_settings import DatasetSettings
 from internvl35.data.encoding import EncodingSettings
-from internvl35.data.packing import PackingSettings
+from internvl35.data.packing_settings import PackingSettings
 from internvl35.errors import ConfigError
 
 Averaging = Literal["token", "sample", "square"]
