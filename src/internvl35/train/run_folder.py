@@ -67,7 +67,7 @@ def make_run_folder(output_dir: Path, add_version: bool, now: datetime | None = 
 
 def _make_versioned(output_dir: Path, now: datetime) -> Path:
     """Claim a number by a file that only one process can make, then look again and use it."""
-    number = _next_number(output_dir)
+    number = max(_numbers(output_dir), default=-1) + 1
     while True:
         claim = output_dir / f".v{number}"
         try:
@@ -76,7 +76,7 @@ def _make_versioned(output_dir: Path, now: datetime) -> Path:
             number += 1
             continue
         try:
-            if _next_number(output_dir) <= number:
+            if number not in _numbers(output_dir):
                 folder = output_dir / f"v{number}-{now:%Y%m%d-%H%M%S}"
                 folder.mkdir()
                 return folder
@@ -85,9 +85,9 @@ def _make_versioned(output_dir: Path, now: datetime) -> Path:
         number += 1
 
 
-def _next_number(output_dir: Path) -> int:
+def _numbers(output_dir: Path) -> set[int]:
     found = (_VERSIONED.fullmatch(path.name) for path in output_dir.iterdir())
-    return max((int(match[1]) + 1 for match in found if match), default=0)
+    return {int(match[1]) for match in found if match}
 
 
 @dataclass(frozen=True)
