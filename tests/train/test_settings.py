@@ -25,7 +25,6 @@ from internvl35.train.arguments import (
 )
 from internvl35.train.resolution import (
     resolve_accumulation,
-    resolve_intervals,
     resolve_learning_rate,
     resolve_output,
 )
@@ -277,25 +276,6 @@ def test_a_given_accumulation_is_taken():
 )
 def test_the_rate_follows_from_what_is_trained(flags, rate):
     assert math.isclose(resolve_learning_rate(finetune(**flags)), rate)
-
-
-@pytest.mark.parametrize(
-    ("flags", "save_every", "eval_every"),
-    [
-        ({}, 500, 500),
-        ({"save_steps": 50}, 50, 50),
-        ({"save_steps": 50, "eval_steps": 20}, 50, 20),
-        ({"save_strategy": "epoch"}, 33, 33),
-        ({"save_strategy": "no"}, 0, 0),
-        ({"save_strategy": "epoch", "eval_strategy": "steps", "eval_steps": 7}, 33, 7),
-        ({"eval_strategy": "no"}, 500, 0),
-    ],
-)
-def test_evaluations_go_with_checkpoints_unless_told_otherwise(flags, save_every, eval_every):
-    run = finetune(**flags).run
-    found = resolve_intervals(run, 33, has_validation=True)
-    assert (found.save_every, found.eval_every) == (save_every, eval_every)
-    assert resolve_intervals(run, 33, has_validation=False).eval_every == 0
 
 
 @pytest.mark.parametrize(

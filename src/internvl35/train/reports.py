@@ -77,6 +77,7 @@ class TrainingReport:
         self._events = (
             _open_events(folder.events, first_step) if "tensorboard" in report_to else None
         )
+        self._latest: dict[str, float] = {}
         self._log = LogFile(folder.log_file, first_step)
         self._console = console or Console(stderr=True)
         self._bar = Progress(
@@ -115,9 +116,10 @@ class TrainingReport:
 
         Args:
             step: steps done.
-            figures: of that step; those that a bar has room for are shown.
+            figures: of that step; beside them stand those of the last line.
         """
-        shown = f"{describe_figures(figures)}  left {describe_time(self._seconds_left(step))}"
+        known = describe_figures(self._latest | dict(figures))
+        shown = f"{known}  left {describe_time(self._seconds_left(step))}"
         self._bar.update(self._task, completed=step, figures=shown)
 
     def log_step(self, step: int, figures: Mapping[str, float]) -> None:
@@ -130,6 +132,7 @@ class TrainingReport:
         Raises:
             DataError: if the disk does not take it.
         """
+        self._latest = dict(figures)
         self._write(step, figures, "train")
 
     def log_eval(self, step: int, figures: Mapping[str, float]) -> None:

@@ -7,16 +7,10 @@ learning rate to :mod:`internvl35.train.schedule`. Paper section 2.2.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 from internvl35.errors import ConfigError
-from internvl35.train.settings import (
-    FinetuneSettings,
-    Interval,
-    OptimizationSettings,
-    RunSettings,
-)
+from internvl35.train.settings import FinetuneSettings, OptimizationSettings
 
 USUAL_BATCH = 16
 """Rows a step where neither gradient_accumulation_steps nor global_batch_size is given."""
@@ -26,16 +20,6 @@ ADAPTER_RATE = 1e-4
 
 FULL_RATE = 1e-5
 """Peak learning rate of full training where none is given."""
-
-
-@dataclass(frozen=True)
-class Intervals:
-    """When something happens within a run; at its end both happen in any case."""
-
-    save_every: int
-    """Steps between two checkpoints; 0 for none before the end."""
-    eval_every: int
-    """Steps between two evaluations; 0 for none before the end."""
 
 
 def resolve_accumulation(settings: OptimizationSettings, world_size: int) -> int:
@@ -78,31 +62,6 @@ def resolve_learning_rate(settings: FinetuneSettings) -> float:
     if rate is not None:
         return rate
     return FULL_RATE if settings.adapter.tuner_type == "full" else ADAPTER_RATE
-
-
-def resolve_intervals(
-    settings: RunSettings, steps_per_epoch: int, *, has_validation: bool
-) -> Intervals:
-    """Find how often a run is saved and evaluated.
-
-    Args:
-        settings: of the run.
-        steps_per_epoch: optimizer steps of one pass over the training data.
-        has_validation: whether there are rows to evaluate on.
-
-    Returns:
-        Both in steps; where nothing is said of evaluations, they go with the checkpoints.
-    """
-    strategy = settings.eval_strategy or settings.save_strategy
-    eval_every = _every(strategy, settings.eval_steps or settings.save_steps, steps_per_epoch)
-    return Intervals(
-        save_every=_every(settings.save_strategy, settings.save_steps, steps_per_epoch),
-        eval_every=eval_every if has_validation else 0,
-    )
-
-
-def _every(strategy: Interval, steps: int, steps_per_epoch: int) -> int:
-    return {"steps": steps, "epoch": steps_per_epoch, "no": 0}[strategy]
 
 
 def resolve_output(settings: FinetuneSettings) -> Path:
