@@ -11,6 +11,7 @@ from internvl35.train.distributed import Workers
 from internvl35.train.feed import FedBatch
 from internvl35.train.loop import TrainingLoop
 from internvl35.train.schedule import Schedule
+from internvl35.train.stepping import Stepper
 from internvl35.train.sft import Trainee, batch_weight
 
 
@@ -29,17 +30,15 @@ def _fed(*groups: list[Example]) -> list[FedBatch]:
 
 
 def _loop(model, *, rate=1e-2, max_grad_norm=0.0, num_steps=10, averaging="square"):
-    trained = [p for p in model.language_model.parameters()]
+    trained = list(model.language_model.parameters())
     for part in (model.vision_tower, model.multi_modal_projector):
         part.requires_grad_(False)
     optimizer = torch.optim.SGD([{"params": trained, "peak_lr": rate}], lr=rate)
     return TrainingLoop(
-        Trainee(model, averaging=averaging),
-        [optimizer],
+        Stepper(Trainee(model, averaging=averaging), [optimizer], max_grad_norm),
         Schedule("constant", num_steps),
         Workers(),
         lambda batch: batch_weight(batch, averaging),
-        max_grad_norm=max_grad_norm,
     )
 
 
@@ -139,7 +138,7 @@ def test_rates_of_groups_follow_the_schedule():
     module = _Half()
     optimizer = torch.optim.SGD([{"params": [module.weight], "peak_lr": 0.5}], lr=9.0)
     loop = TrainingLoop(
-        module, [optimizer], Schedule("linear", 4), Workers(), lambda batch: 1.0, max_grad_norm=0
+        Stepper(module, [optimizer], 0.0), Schedule("linear", 4), Workers(), lambda batch: 1.0
     )
     steps = [_fed(_examples(1)) for _ in range(9)]
     rates = [figures.learning_rate for figures in loop.run(steps)]

@@ -7,19 +7,19 @@ of weights over all micro-batches of all processes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from internvl35.data.batches import TrainingBatch
 from internvl35.errors import DataError
-from internvl35.train.distributed import Workers, full_tensor
+from internvl35.train.distributed import Workers
 from internvl35.train.feed import FedBatch
 from internvl35.train.schedule import Schedule
+from internvl35.train.stepping import Stepper
 
 WeighBatch = Callable[[TrainingBatch], float]
 """From a batch to the sum of the weights of its targets."""
@@ -53,34 +53,30 @@ class TrainingLoop:
     """Takes optimizer steps.
 
     Args:
-        module: called with a batch on its device and the sum of weights of the step; returns
-            ``loss``, ``num_correct`` and ``num_targets``. Spread over the processes already.
-        optimizers: their groups carry ``peak_lr``.
+        stepper: its module is called with a batch on its device and the sum of weights of the
+            step, and returns ``loss``, ``num_correct`` and ``num_targets``; its groups carry
+            ``peak_lr``.
         schedule: course of the rates.
         workers: the processes of the run.
         weigh: sum of the weights of a batch's targets.
-        max_grad_norm: largest norm of the gradient; 0 for no limit.
         compute_dtype: dtype of matrix products; float32 for no mixed precision.
     """
 
     def __init__(
         self,
-        module: nn.Module,
-        optimizers: Sequence[torch.optim.Optimizer],
+        stepper: Stepper,
         schedule: Schedule,
         workers: Workers,
         weigh: WeighBatch,
         *,
-        max_grad_norm: float = 1.0,
         compute_dtype: torch.dtype = torch.float32,
     ) -> None:
         """Keep the parts; the first step is number 0."""
-        self.module = module
-        self.optimizers = list(optimizers)
+        self.stepper = stepper
+        self.module = stepper.module
         self.schedule = schedule
         self.workers = workers
         self.weigh = weigh
-        self.max_grad_norm = max_grad_norm
         self.compute_dtype = compute_dtype
         self.step = 0
 
@@ -122,19 +118,15 @@ class TrainingLoop:
         total = torch.tensor(max(weight, 1e-12), dtype=torch.float32, device=self.workers.device)
         sums = torch.zeros(3, dtype=torch.float64)
         for index, batch in enumerate(own):
-            is_last = index == len(own) - 1
-            with self._synchronized(is_last):
+            with self.stepper.accumulate(is_last=index == len(own) - 1):
                 output = self._forward(batch, total)
-                (output["loss"] * self.workers.world_size).backward()  # spreading takes the mean
+                # gradients become means over the processes, and a sum is wanted
+                self.stepper.backward(output["loss"] * self.workers.world_size)
             sums += _detached(output)
         loss, correct, targets, *counts = self.workers.sum([*sums.tolist(), *counts])
         self._check(loss, "loss")
-        norm = self._clip()
-        self._check(norm, "gradient norm")
         rate = self._set_rates()
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        norm = self.stepper.update(lambda norm: self._check(norm, "gradient norm"))
         failures = tuple(failure for fed in batches for failure in fed.failures)
         return StepFigures(loss, norm, rate, correct, targets, *counts, failures=failures)
 
@@ -165,30 +157,14 @@ class TrainingLoop:
             output: dict[str, Tensor] = self.module(batch.to(device), total)
         return output
 
-    @contextmanager
-    def _synchronized(self, is_last: bool) -> Iterator[None]:
-        """Replicas exchange gradients once a step; shards have to after every micro-batch."""
-        no_sync: Any = getattr(self.module, "no_sync", None)
-        with nullcontext() if is_last or no_sync is None else no_sync():
-            yield
-
-    def _clip(self) -> float:
-        trained = [p for group in self._groups() for p in group["params"] if p.grad is not None]
-        limit = self.max_grad_norm or float("inf")
-        norm = nn.utils.clip_grad_norm_(trained, limit)
-        return float(full_tensor(norm))
-
     def _set_rates(self) -> float:
         share = self.schedule.rate_at(self.step)
-        for group in self._groups():
+        for group in self.stepper.groups:
             group["lr"] = group["peak_lr"] * share
-        return max(float(group["lr"]) for group in self._groups())
-
-    def _groups(self) -> list[dict[str, Any]]:
-        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        return max(float(group["lr"]) for group in self.stepper.groups)
 
     def _check(self, value: float, name: str) -> None:
-        if value != value or value in (float("inf"), float("-inf")):
+        if not math.isfinite(value):
             raise DataError(
                 f"the {name} is {value} in step {self.step + 1}; lower learning_rate, raise "
                 "warmup_ratio, or look at the rows of this step"

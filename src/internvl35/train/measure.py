@@ -144,16 +144,15 @@ def measure_rows(
 def _run(chunks: _Chunks, num_processes: int) -> Iterator[list[Measured]]:
     if num_processes == 0 or len(chunks) <= 1:
         return (chunks[index] for index in range(len(chunks)))
-    return iter(
-        DataLoader(
-            chunks,
-            batch_size=None,
-            shuffle=False,
-            num_workers=num_processes,
-            multiprocessing_context="fork",
-            generator=torch.Generator(),
-        )  # fmt: skip
+    loader: DataLoader[list[Measured]] = DataLoader(
+        chunks,
+        batch_size=None,
+        shuffle=False,
+        num_workers=num_processes,
+        multiprocessing_context="fork",
+        generator=torch.Generator(),  # a loader must not take from the numbers that dropout uses
     )
+    return iter(loader)
 
 
 def fingerprint(settings: dict[str, Any]) -> str:

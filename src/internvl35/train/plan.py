@@ -54,7 +54,7 @@ class PlanSettings:
     max_steps: int = -1
     """Steps of the run, whatever the epochs; -1 for as many as the epochs have."""
     batch_size: int = 1
-    """Rows of a padded micro-batch; packs of one micro-batch hold what fits."""
+    """Rows, or packs, of a micro-batch."""
     batches_per_step: int = 1
     """Micro-batches of a step on all processes together."""
     is_packed: bool = False
@@ -161,12 +161,14 @@ class Plan:
                 max_tokens=settings.pack_tokens, max_tiles=settings.pack_tiles,
                 window=settings.pack_window,
             )  # fmt: skip
-            batches = [tuple(pack) for pack in packs]
+            size = settings.batch_size
+            groups = [packs[start : start + size] for start in range(0, len(packs), size)]
+            batches = [tuple(row for pack in group for row in pack) for group in groups]
         else:
             batches = self._padded(order, rng)
-        size = settings.batches_per_step
+        count = settings.batches_per_step
         return tuple(
-            self._level(batches[start : start + size]) for start in range(0, len(batches), size)
+            self._level(batches[start : start + count]) for start in range(0, len(batches), count)
         )
 
     def _padded(self, order: NDArray[np.int64], rng: np.random.Generator) -> list[Rows]:

@@ -19,8 +19,8 @@ class Schedule:
     """A rise over the first steps, then what the name says."""
 
     name: ScheduleName
-    """``cosine`` and ``linear`` fall to zero at the end, ``constant`` stays, ``wsd`` stays and falls
-    linearly over the last share."""
+    """``cosine`` and ``linear`` fall to zero at the end, ``constant`` stays, ``wsd`` stays, then
+    falls linearly over the last share."""
     num_steps: int
     """Steps of the run."""
     num_warmup_steps: int = 0

@@ -1,0 +1,194 @@
+"""The rows of a run, measured and planned: what is trained on, what is evaluated on, in which order.
+
+Selecting rows is left to :mod:`internvl35.data.mixture`, turning them into examples to
+:mod:`internvl35.data.encoding`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from internvl35.data.encoding import Encoder
+from internvl35.data.mixture import RecordSet, select_records
+from internvl35.errors import ConfigError
+from internvl35.train.assembly import Start
+from internvl35.train.distributed import Workers
+from internvl35.train.measure import BadRows, fingerprint, load_sizes, measure_rows, save_sizes
+from internvl35.train.plan import Plan, PlanSettings, Rows, Sizes
+from internvl35.train.resolution import resolve_accumulation
+from internvl35.train.settings import FinetuneSettings
+
+BAD_ROWS_FILE = "bad_rows.jsonl"
+_SIZES_FILE = "row_sizes-{name}.safetensors"
+
+
+@dataclass(frozen=True)
+class PreparedRows:
+    """Rows of a run with everything that was found out about them beforehand."""
+
+    train: RecordSet
+    """Rows to train on."""
+    val: RecordSet
+    """Rows to evaluate on; may be empty."""
+    encoder: Encoder
+    """Turns rows into examples."""
+    plan: Plan
+    """Steps of the run."""
+    val_groups: tuple[Rows, ...]
+    """Batches of the evaluation."""
+    bad_rows: BadRows
+    """Rows that could not be used."""
+    pad_token_id: int
+    """Fills padded rows."""
+
+
+def prepare_rows(
+    start: Start,
+    settings: FinetuneSettings,
+    workers: Workers,
+    folder: Path,
+    *,
+    show_progress: Callable[[str, int], Callable[[int], None]] | None = None,
+) -> PreparedRows:
+    """Select, measure and plan the rows of a run.
+
+    Args:
+        start: the checkpoint begun from, whose tokenizer and tiles decide what a row takes.
+        settings: of the run.
+        workers: the processes of the run.
+        folder: run folder; sizes of rows and reasons for bad ones are kept there.
+        show_progress: from what is counted and how much of it to what is told how far it is.
+
+    Returns:
+        Everything the run needs to know about its rows.
+
+    Raises:
+        ConfigError: if no data set is named.
+        DataError: if a data set cannot be read, or too many rows are bad.
+    """
+    if not settings.dataset.dataset:
+        raise ConfigError(
+            "no data set is given; pass --dataset with a file, a folder or a hub's owner/name"
+        )
+    if not workers.is_main:
+        workers.wait()  # the main process downloads
+    train, val = select_records(settings.dataset)
+    if workers.is_main:
+        workers.wait()
+    encoder = make_encoder(start, settings)
+    bad_rows = BadRows(folder / BAD_ROWS_FILE, settings.dataset.max_bad_share)
+    measured = {}
+    for name, records in (("train", train), ("val", val)):
+        digest = fingerprint(_what_sizes_depend_on(settings) | {"part": name})
+        path = folder / _SIZES_FILE.format(name=name)
+        sizes = load_sizes(path, len(records), digest)
+        if sizes is None:
+            told = show_progress(name, len(records)) if show_progress and workers.is_main else None
+            sizes = measure_rows(
+                records, encoder, bad_rows, workers,
+                num_processes=count_data_processes(settings), on_progress=told,
+            )  # fmt: skip
+            workers.wait()
+            if workers.is_main:
+                save_sizes(path, sizes, digest)
+        measured[name] = sizes
+    return PreparedRows(
+        train=train,
+        val=val,
+        encoder=encoder,
+        plan=make_plan(measured["train"], settings, workers, encoder.max_tokens),
+        val_groups=group_for_evaluation(
+            measured["val"], settings.optimization.per_device_eval_batch_size
+        ),
+        bad_rows=bad_rows,
+        pad_token_id=int(start.tokenizer.pad_token_id),
+    )
+
+
+def make_encoder(start: Start, settings: FinetuneSettings) -> Encoder:
+    """Make what turns rows into examples for a checkpoint.
+
+    Args:
+        start: the checkpoint.
+        settings: of the run.
+
+    Returns:
+        The encoder.
+    """
+    config = start.model.config
+    return Encoder(
+        start.tokenizer,
+        config.tile_settings,
+        tokens_per_tile=config.tokens_per_tile,
+        template=config.template,
+        max_positions=int(config.text_config.max_position_embeddings),
+        settings=settings.encoding,
+    )
+
+
+def make_plan(
+    sizes: Sizes, settings: FinetuneSettings, workers: Workers, longest: int | None
+) -> Plan:
+    """Plan the steps of a run.
+
+    Args:
+        sizes: of the rows to train on.
+        settings: of the run.
+        workers: the processes of the run.
+        longest: most tokens of a row, and of a pack where the settings name no length.
+
+    Returns:
+        The plan.
+    """
+    chosen, packing = settings.optimization, settings.packing
+    accumulation = resolve_accumulation(chosen, workers.world_size)
+    return Plan(
+        sizes,
+        PlanSettings(
+            num_epochs=chosen.num_train_epochs,
+            max_steps=chosen.max_steps,
+            batch_size=chosen.per_device_train_batch_size,
+            batches_per_step=accumulation * workers.world_size,
+            is_packed=packing.packing,
+            pack_tokens=packing.packing_length or longest,
+            pack_tiles=packing.packing_max_tiles,
+            pack_window=packing.packing_window,
+            is_shuffled=settings.dataset.dataset_shuffle,
+            is_grouped=chosen.group_by_length,
+            seed=chosen.seed,
+        ),
+    )
+
+
+def group_for_evaluation(sizes: Sizes, batch_size: int) -> tuple[Rows, ...]:
+    """Put rows of like length side by side.
+
+    Args:
+        sizes: of the rows.
+        batch_size: rows of a batch.
+
+    Returns:
+        Batches, long rows first, so that memory that does not suffice shows at once.
+    """
+    order: Sequence[int] = sizes.good[np.argsort(-sizes.tokens[sizes.good], kind="stable")].tolist()
+    return tuple(
+        tuple(order[start : start + batch_size]) for start in range(0, len(order), batch_size)
+    )
+
+
+def count_data_processes(settings: FinetuneSettings) -> int:
+    """Processes that prepare rows: as given, by default 1."""
+    given = settings.run.dataloader_num_workers
+    return 1 if given is None else given
+
+
+def _what_sizes_depend_on(settings: FinetuneSettings) -> dict[str, object]:
+    return {
+        "dataset": asdict(settings.dataset),
+        "encoding": asdict(settings.encoding),
+        "model": settings.model.model,
+    }
