@@ -68,6 +68,7 @@ def resolve_checkpoint(
     show_progress: bool = True,
     token: str | None = None,
     endpoint: str | None = None,
+    marker: str = "config.json",
 ) -> Path:
     """Find a checkpoint's folder, fetching it from a hub if need be.
 
@@ -83,6 +84,7 @@ def resolve_checkpoint(
         show_progress: whether to draw progress bars; those of ModelScope are always drawn.
         token: access token for gated or private checkpoints, by default the one logged in with.
         endpoint: address of the hub, for a mirror.
+        marker: file that a fetched folder must hold; ``adapter_config.json`` for adapters.
 
     Returns:
         The folder.
@@ -111,8 +113,8 @@ def resolve_checkpoint(
         folder = _fetch_from_modelscope(hub_name, where)
     else:
         raise CheckpointError(f"hub is {hub!r}; needed: 'hf' or 'modelscope'")
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{hub_name} holds no config.json; it is not a checkpoint")
+    if not (folder / marker).is_file():
+        raise CheckpointError(f"{hub_name} holds no {marker}; it is not a checkpoint")
     return folder
 
 

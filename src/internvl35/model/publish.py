@@ -25,8 +25,8 @@ from internvl35.errors import CheckpointError, ConfigError
 from internvl35.model.hub import HTTP_ERROR, Hub
 
 NOT_PUBLISHED = (
-    "training_state*", "val_dataset*", "infer_result/*", "runs/*", ".partial-*", "*/.partial-*",
-    "*.lock",
+    "training_state*", "val_dataset*", "val_images/*", "infer_result/*", "runs/*", ".partial-*",
+    "*/.partial-*", "*.lock",
 )  # fmt: skip
 """Patterns of what stays at home: optimizer states, validation rows and answers to them."""
 

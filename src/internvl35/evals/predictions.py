@@ -1,0 +1,236 @@
+"""A model's answers to the questions of a data set, one by one or in batches, in order.
+
+Prompts are built by the encoder that training uses, so that a model is asked as it was taught.
+Keeping the answers is left to :mod:`internvl35.evals.result_file`, comparing them with the expected
+ones to :mod:`internvl35.scoring`. Paper section 3.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from internvl35.chat import Chat, ReplyStream
+from internvl35.conversation import Conversation, Piece
+from internvl35.data.encoding import Encoder
+from internvl35.data.records import Record
+from internvl35.errors import DataError, MediaError, PromptError
+from internvl35.generate.runner import Request, generate, generation_options
+from internvl35.generate.sampling import SamplingSettings
+
+BATCHES_A_WINDOW = 8
+"""Batches whose rows are sorted by length together, so that little is padded."""
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """How likely a token of an answer was."""
+
+    token: str
+    """Its text."""
+    logprob: float
+    """Natural logarithm of its probability under the model, before temperature and penalties."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A row of a data set and what a model answered."""
+
+    index: int
+    """Number of the row, from 0."""
+    record: Record | None
+    """The row; None if it cannot be read."""
+    expected: str | None = None
+    """Its own answer."""
+    response: str | None = None
+    """What the model answered, reasoning in front; None if the row could not be asked."""
+    is_cut: bool = False
+    """Whether the answer ended because it had as many tokens as were allowed."""
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    """Of all tokens of the answer, if they were wanted."""
+    error: str | None = None
+    """Why the row could not be asked."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    index: int
+    record: Record
+    request: Request
+    expected: str | None
+
+
+class Predictor:
+    """Asks a model the questions of a data set.
+
+    Args:
+        chat: the model.
+        encoder: turns rows into prompts.
+        records: the rows.
+        sampling: how answers are chosen; a seed is counted on with the rows.
+        has_logprobs: whether predictions say how likely their tokens were.
+    """
+
+    def __init__(
+        self,
+        chat: Chat,
+        encoder: Encoder,
+        records: Sequence[Record],
+        sampling: SamplingSettings,
+        *,
+        has_logprobs: bool = False,
+    ) -> None:
+        """Keep what is needed; nothing is read yet."""
+        self.chat = chat
+        self.encoder = encoder
+        self.records = records
+        self.sampling = sampling
+        self.has_logprobs = has_logprobs
+
+    def predict(
+        self,
+        *,
+        start: int = 0,
+        batch_size: int = 1,
+        on_question: Callable[[Record, str | None], None] | None = None,
+        on_piece: Callable[[Piece], None] | None = None,
+    ) -> Iterator[Prediction]:
+        """Answer the rows in order.
+
+        Args:
+            start: row to begin with.
+            batch_size: rows answered at once. Each gets the answer it would get alone, as far as
+                the number format of the weights can tell.
+            on_question: called with a row and its own answer before it is answered alone.
+            on_piece: called with the parts of an answer as they are written; needs batches of one.
+
+        Yields:
+            A prediction a row. Rows that cannot be read or asked say why, and do not end the run.
+        """
+        if on_piece is not None and batch_size > 1:
+            raise ValueError("answers are streamed one at a time; batch_size must be 1")
+        window = batch_size * BATCHES_A_WINDOW if batch_size > 1 else 1
+        for first in range(start, len(self.records), window):
+            found = [self._ask(i) for i in range(first, min(first + window, len(self.records)))]
+            asked = [item for item in found if isinstance(item, _Asked)]
+            answered: dict[int, Prediction] = {}
+            asked.sort(key=lambda item: len(item.request.prompt))
+            for begin in range(0, len(asked), batch_size):
+                batch = asked[begin : begin + batch_size]
+                if on_question is not None:
+                    for item in batch:
+                        on_question(item.record, item.expected)
+                if on_piece is not None:
+                    predictions = [self._stream(batch[0], on_piece)]
+                else:
+                    predictions = self._generate(batch)
+                answered |= {prediction.index: prediction for prediction in predictions}
+            for row in found:
+                yield answered[row.index] if isinstance(row, _Asked) else row
+
+    def _ask(self, index: int) -> _Asked | Prediction:
+        record: Record | None = None
+        try:
+            record = self.records[index]
+            encoded = self.encoder.encode_prompt(record)
+        except (DataError, MediaError, PromptError) as error:
+            return Prediction(index, record, error=" ".join(str(error).split()))
+        request = Request(encoded.prompt, encoded.pixel_values)
+        return _Asked(index, record, request, encoded.expected)
+
+    def _seeded(self, index: int) -> SamplingSettings:
+        if self.sampling.seed is None:
+            return self.sampling
+        return replace(self.sampling, seed=self.sampling.seed + index)
+
+    def _generate(self, batch: Sequence[_Asked]) -> list[Prediction]:
+        sampling = self._seeded(batch[0].index)
+        answers = generate(
+            self.chat.model, [item.request for item in batch], generation_options(sampling),
+            self.chat.rules, seed=sampling.seed, tokenizer=self.chat.tokenizer,
+        )  # fmt: skip
+        return [
+            self._predicted(item, token_ids) for item, token_ids in zip(batch, answers, strict=True)
+        ]
+
+    def _predicted(self, item: _Asked, token_ids: list[int]) -> Prediction:
+        thinking, text = self.chat.decode(token_ids, self.sampling.stop)
+        is_ended = bool(token_ids) and token_ids[-1] in self.chat.rules.end_token_ids
+        logprobs = None
+        if self.has_logprobs:
+            values = score_tokens(self.chat, item.request, token_ids)
+            names = [self.chat.tokenizer.decode([token_id]) for token_id in token_ids]
+            logprobs = tuple(map(TokenLogprob, names, values))
+        return Prediction(
+            item.index,
+            item.record,
+            item.expected,
+            with_reasoning(thinking, text),
+            is_cut=not is_ended and len(token_ids) >= self.sampling.max_tokens,
+            logprobs=logprobs,
+        )
+
+    def _stream(self, item: _Asked, on_piece: Callable[[Piece], None]) -> Prediction:
+        if self.has_logprobs:  # the tokens of a stream are not kept
+            prediction = self._generate([item])[0]
+            on_piece(Piece(prediction.response or "", is_thinking=False))
+            return prediction
+        pieces = ReplyStream(
+            self.chat, Conversation(), item.request, self._seeded(item.index), time.perf_counter()
+        )
+        try:
+            for piece in pieces:
+                on_piece(piece)
+        finally:
+            pieces.close()
+        reply = pieces.reply
+        assert reply is not None
+        text = with_reasoning(reply.thinking, reply.text)
+        is_cut = reply.finish_reason == "length"
+        return Prediction(item.index, item.record, item.expected, text, is_cut=is_cut)
+
+
+def with_reasoning(thinking: str | None, answer: str) -> str:
+    """Put reasoning in front of an answer, as training data writes it.
+
+    Args:
+        thinking: the reasoning, None where there is none.
+        answer: the answer.
+
+    Returns:
+        Both in one text.
+    """
+    return answer if thinking is None else f"<think>\n{thinking.strip()}\n</think>\n\n{answer}"
+
+
+def score_tokens(chat: Chat, request: Request, token_ids: Sequence[int]) -> list[float]:
+    """Tell how likely an answer was, in one pass over prompt and answer.
+
+    Args:
+        chat: the model.
+        request: the prompt.
+        token_ids: the answer.
+
+    Returns:
+        Natural log-probability of each token, before temperature and penalties.
+    """
+    if not token_ids:
+        return []
+    model = chat.model
+    ids = torch.tensor([[*request.prompt.token_ids, *token_ids]], device=model.input_device)
+    with torch.inference_mode():
+        logits: Tensor = model(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            pixel_values=request.pixel_values,
+            logits_to_keep=len(token_ids) + 1,
+            use_cache=False,
+        ).logits[0, :-1]  # (T, W)
+    logprobs = logits.float().log_softmax(-1)
+    chosen = torch.tensor(token_ids, device=logprobs.device)[:, None]
+    values: list[float] = logprobs.gather(1, chosen)[:, 0].tolist()
+    return values
