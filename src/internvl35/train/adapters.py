@@ -73,6 +73,11 @@ def load_base(
     model = VisionLanguageModel.from_pretrained(folder, dtype=chosen.torch_dtype, **options)
     if quant_bits is None:
         model = model.to(device)
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # on such a CPU bitsandbytes repacks 4-bit weights at the first evaluation, after which
+            # no gradient passes through them any more
+            module.support_avx512bf16_for_cpu = False
     given = Path(chosen.model)
     model.name_or_path = str(given.resolve()) if given.is_dir() else chosen.model
     return model
@@ -129,7 +134,7 @@ def target_pattern(
         if not fitting:
             raise ConfigError(_no_such_target(target, linear, parts))
         chosen.update(fitting)
-    return _pattern_of(name for name in linear if name in chosen)
+    return _pattern_of((name for name in linear if name in chosen), linear)
 
 
 def _fits(target: str, name: str) -> bool:
@@ -151,16 +156,20 @@ def _no_such_target(target: str, linear: Iterable[str], parts: Sequence[str]) ->
     )
 
 
-def _pattern_of(names: Iterable[str]) -> str:
-    """Write names as a regular expression, layer numbers open."""
+def _pattern_of(chosen: Iterable[str], known: Iterable[str]) -> str:
+    """Write names as a regular expression that fits no other known name."""
+    names = list(chosen)
     groups: dict[str, list[str]] = {}
     for name in names:
         parent, _, leaf = name.rpartition(".")
-        parent = re.sub(r"(?<=\.)\d+(?=\.)", "#", f"{parent}.")
+        parent = re.sub(r"(?<=\.)\d+(?=\.)", "#", f"{parent}.")  # all layers alike
         leaves = groups.setdefault(re.escape(parent).replace(r"\#", r"\d+"), [])
         if leaf not in leaves:
             leaves.append(leaf)
-    return "|".join(f"{parent}({'|'.join(leaves)})" for parent, leaves in groups.items())
+    pattern = "|".join(f"{parent}({'|'.join(leaves)})" for parent, leaves in groups.items())
+    if {name for name in known if re.fullmatch(pattern, name)} == set(names):
+        return pattern
+    return "|".join(re.escape(name) for name in names)  # some layers only
 
 
 def add_adapters(
@@ -338,7 +347,7 @@ def load_adapters(
             f"not have; they were trained on {config.base_model_name_or_path or 'another network'}"
         )
     if not config.target_parameters:
-        config.target_modules = _pattern_of(name for name in modules if name in names)
+        config.target_modules = _pattern_of((name for name in modules if name in names), modules)
     config.inference_mode = not trainable
     _inject(model, config, trainable=trainable, in_float32=in_float32)
     try:
