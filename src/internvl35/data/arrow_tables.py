@@ -28,8 +28,7 @@ TRAIN = "train"
 _HTTP_ERROR: type[Exception] = next(
     kind for kind in huggingface_hub.errors.HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError"
 )
-LOADING_ERRORS = (OSError, ValueError, TypeError, LookupError, RuntimeError, _HTTP_ERROR)
-"""What ``datasets`` raises for files that are missing, damaged or out of reach."""
+_ERRORS = (OSError, ValueError, TypeError, LookupError, RuntimeError, _HTTP_ERROR)
 
 
 class ArrowTable:
@@ -86,6 +85,18 @@ def import_datasets() -> Any:
     return datasets
 
 
+def loading_errors(datasets: Any) -> tuple[type[Exception], ...]:
+    """Name what ``datasets`` raises for files that are missing, damaged or out of reach.
+
+    Args:
+        datasets: the module.
+
+    Returns:
+        Kinds of exceptions.
+    """
+    return (*_ERRORS, datasets.exceptions.DatasetsError)
+
+
 def open_parquet(
     path: Path, *, root: Path | None = None, defaults: RowDefaults = DEFAULTS
 ) -> ArrowTable:
@@ -106,7 +117,7 @@ def open_parquet(
     datasets = import_datasets()
     try:
         rows = datasets.load_dataset("parquet", data_files=str(path.absolute()), split=TRAIN)
-    except LOADING_ERRORS as error:
+    except loading_errors(datasets) as error:
         raise DataError(f"{path} cannot be read as Parquet: {first_line(error)}") from error
     return ArrowTable(rows, path.name, root=root or path.parent, defaults=defaults)
 
@@ -131,7 +142,7 @@ def open_saved(
     datasets = import_datasets()
     try:
         loaded = datasets.load_from_disk(str(folder))
-    except LOADING_ERRORS as error:
+    except loading_errors(datasets) as error:
         raise DataError(f"{folder} cannot be loaded: {first_line(error)}") from error
     if not isinstance(loaded, dict):
         return [ArrowTable(loaded, folder.name, root=folder, defaults=defaults)]
@@ -172,7 +183,7 @@ def load_folder(
             loaded = datasets.load_dataset(path, **where)
             named = label if subset == "default" else f"{label}:{subset}"
             tables += as_tables(loaded, named, splits, root=folder, defaults=defaults)
-    except LOADING_ERRORS as error:
+    except loading_errors(datasets) as error:
         raise DataError(f"{label} cannot be loaded: {first_line(error)}") from error
     return tables
 
@@ -262,7 +273,13 @@ def as_tables(
 
 
 def first_line(error: BaseException) -> str:
-    """Give the first line of an error's message, and its kind."""
+    """Give the first line of an error's message, and its kind.
+
+    Args:
+        error: where it only says that something failed, what it came from is described.
+    """
+    if type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
+        return first_line(error.__cause__)
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 

@@ -58,7 +58,7 @@ def read_objects(value: Mapping[str, Any]) -> Objects:
         DataError: if something has another form.
     """
     refs = value.get("ref") or ()
-    if isinstance(refs, str) or not all(isinstance(ref, str) for ref in refs):
+    if not _is_list(refs) or not all(isinstance(ref, str) for ref in refs):
         raise DataError("objects.ref must be a list of texts")
     unit: Any = value.get("bbox_type") or "real"
     if unit not in get_args(BoxUnit):

@@ -17,13 +17,13 @@ from typing import Any
 import huggingface_hub.constants
 
 from internvl35.data.arrow_tables import (
-    LOADING_ERRORS,
     ArrowTable,
     as_tables,
     choose_subsets,
     first_line,
     import_datasets,
     load_folder,
+    loading_errors,
 )
 from internvl35.data.dataset_names import ALL_SUBSETS, DatasetName, Hub
 from internvl35.data.records import DEFAULTS, RowDefaults
@@ -163,7 +163,7 @@ def _open_hugging_face(
             loaded = _load_hugging_face(datasets, place, subset, access)
             label = place if subset == "default" else f"{place}:{subset}"
             tables += as_tables(loaded, label, wanted.splits, root=None, defaults=defaults)
-    except LOADING_ERRORS as error:
+    except loading_errors(datasets) as error:
         raise DataError(_explain(error, place, datasets)) from error
     return tables
 
@@ -195,7 +195,7 @@ def _explain(error: Exception, place: str, datasets: Any) -> str:
 
 
 def _open_modelscope(wanted: _Wanted, access: HubAccess, defaults: RowDefaults) -> list[ArrowTable]:
-    import_datasets()
+    datasets = import_datasets()
     if importlib.util.find_spec("modelscope") is None:
         raise ConfigError(
             "data sets of ModelScope need the package modelscope; install it with: "
@@ -209,7 +209,7 @@ def _open_modelscope(wanted: _Wanted, access: HubAccess, defaults: RowDefaults) 
         where["token"] = access.token
     try:
         folder = Path(dataset_snapshot_download(wanted.place, **where))
-    except (getattr(modelscope_errors, "HubError", OSError), *LOADING_ERRORS) as error:
+    except (getattr(modelscope_errors, "HubError", OSError), *loading_errors(datasets)) as error:
         raise DataError(
             f"{wanted.place} cannot be fetched from ModelScope ({first_line(error)}); check name, "
             "revision and network, or pass a file or folder; hf:: in front of the name asks the "

@@ -41,6 +41,8 @@ RESPONSE_COLUMNS = (
 _JSON_COLUMNS = ("messages", "conversations", "images", "videos", "history", "objects")
 """Columns that tables of plain text, such as CSV, hold as JSON."""
 
+_PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
 
 @dataclass(frozen=True)
 class RowDefaults:
@@ -137,7 +139,7 @@ class _Columns:
         if found is None:
             return None
         value = self.left.pop(found)
-        if names[0] in _JSON_COLUMNS and isinstance(value, str) and value[:1] in ("[", "{"):
+        if names[0] in _JSON_COLUMNS and isinstance(value, str) and _is_json(value):
             try:
                 return json.loads(value)
             except (ValueError, RecursionError) as error:
@@ -148,9 +150,7 @@ class _Columns:
 def _read(columns: _Columns, origin: str, root: Path | None, defaults: RowDefaults) -> Record:
     folder = MediaFolder(root, defaults.confined_to)
     images = _as_list(columns.take("images", "image", "file_name"))
-    video = columns.take("videos")
-    # a single video may itself be a list, of its frames
-    videos = _as_list(video) if video is not None else _as_single(columns.take("video"))
+    videos = _take_videos(columns)
     slots = Slots()
     messages = _with_system(_read_turns(columns, slots, defaults), _take_system(columns))
     if not messages:
@@ -184,8 +184,20 @@ def _as_list(value: Any) -> list[Any]:
     return [value]
 
 
-def _as_single(value: Any) -> list[Any]:
-    return [] if value is None or value == "" else [value]
+def _is_json(text: str) -> bool:
+    return text[:1] + text[-1:] in ("[]", "{}")
+
+
+def _take_videos(columns: _Columns) -> list[Any]:
+    videos = columns.take("videos")
+    if videos is not None:
+        return _as_list(videos)
+    video = columns.take("video")
+    # a list under this name is the frames of one video, or as many videos
+    is_frames = isinstance(video, list) and all(
+        isinstance(frame, str) and frame.lower().endswith(_PICTURE_ENDINGS) for frame in video
+    )
+    return [video] if is_frames and video else _as_list(video)
 
 
 def _read_turns(columns: _Columns, slots: Slots, defaults: RowDefaults) -> tuple[Message, ...]:
@@ -199,8 +211,7 @@ def _read_turns(columns: _Columns, slots: Slots, defaults: RowDefaults) -> tuple
             completion = columns.take("completion")
             return read_messages([*query, *_as_list(completion)], slots)
     history = columns.take("history")
-    # what a reward is computed from is no answer: it stays where rewards look for it
-    return read_pair(query, columns.take(*RESPONSE_COLUMNS), history, None, slots)
+    return read_pair(query, columns.take(*RESPONSE_COLUMNS), history, slots)
 
 
 def _take_query(columns: _Columns) -> Any:

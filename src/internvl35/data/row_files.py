@@ -18,6 +18,7 @@ from PIL import Image
 
 from internvl35.data.messages import Message
 from internvl35.data.records import Record
+from internvl35.data.row_turns import break_after_marks
 from internvl35.errors import DataError
 
 _ENDINGS = (
@@ -60,7 +61,15 @@ def write_rows(records: Iterable[Record], path: Path) -> int:
 
 def _write(record: Record, folder: Path, number: str) -> dict[str, Any]:
     row: dict[str, Any] = dict(record.extra)
-    row["messages"] = [_write_message(message) for message in record.messages]
+    # this form keeps a mark without a line break behind it as it is
+    is_verbatim = any(
+        message.role == "user" and break_after_marks(message.text) != message.text
+        for message in record.messages
+    )
+    keys = ("from", "value") if is_verbatim else ("role", "content")
+    row["conversations" if is_verbatim else "messages"] = [
+        _write_message(message, keys) for message in record.messages
+    ]
     if record.images:
         row["images"] = [
             _write_media(image, folder, f"{number}-{place}")
@@ -97,8 +106,8 @@ def _write_other(value: Any) -> Any:
     return str(value)
 
 
-def _write_message(message: Message) -> Mapping[str, Any]:
-    row: dict[str, Any] = {"role": message.role, "content": message.text}
+def _write_message(message: Message, keys: tuple[str, str]) -> Mapping[str, Any]:
+    row: dict[str, Any] = {keys[0]: message.role, keys[1]: message.text}
     if message.thinking is not None:
         row["reasoning_content"] = message.thinking
     if message.has_loss is not None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from internvl35.data.messages import IMAGE_MARK, Message, Role
-from internvl35.data.turns import is_pretraining
 from internvl35.data.tool_calls import write_calls
+from internvl35.data.turns import is_pretraining
 from internvl35.errors import DataError, PromptError
 
 VIDEO_MARK = "<video>"
@@ -93,9 +93,7 @@ def read_messages(entries: Any, slots: Slots) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def read_pair(
-    query: Any, response: Any, history: Any, system: str | None, slots: Slots
-) -> tuple[Message, ...]:
+def read_pair(query: Any, response: Any, history: Any, slots: Slots) -> tuple[Message, ...]:
     """Read columns of question and answer.
 
     Args:
@@ -103,7 +101,6 @@ def read_pair(
         response: its answer, or a list of accepted ones of which the first is taken; None where
             there is none.
         history: pairs of question and answer before it, or None.
-        system: the system message, or None.
         slots: filled with the places of pictures and videos.
 
     Returns:
@@ -112,7 +109,9 @@ def read_pair(
     Raises:
         DataError: if a column has another form.
     """
-    messages = [] if system is None else [Message("system", system)]
+    messages = []
+    if not _is_list(history or ()):
+        raise DataError(f"history is of type {type(history).__name__}; needed: a list of pairs")
     for pair in history or ():
         if not _is_list(pair) or len(pair) != 2:
             raise DataError(f"history holds {str(pair)[:80]!r}; needed: pairs [question, answer]")
@@ -181,7 +180,7 @@ def _role_of(entry: Any) -> Role | str:
     if not isinstance(entry, Mapping):
         raise DataError(f"a message is of type {type(entry).__name__}; needed: a JSON object")
     name = entry.get("role", entry.get("from"))
-    if name not in ROLES:
+    if not isinstance(name, str) or name not in ROLES:
         raise DataError(f"a message has the role {name!r}; known: {', '.join(ROLES)}")
     return ROLES[name]
 
@@ -200,8 +199,9 @@ def _read_message(entry: Mapping[str, Any], slots: Slots, *, is_text: bool) -> M
             slots.add_marks(text)
         if role == "user" and "role" in entry:
             text = break_after_marks(text)
-    if role == "assistant" and entry.get("tool_calls"):
-        text = write_calls(entry["tool_calls"], text)
+    calls = entry.get("tool_calls")
+    if role == "assistant" and calls:
+        text = write_calls(calls if _is_list(calls) else [calls], text)
     if thinking is not None and not isinstance(thinking, str):
         raise DataError(f"thinking is of type {type(thinking).__name__}; needed: a text")
     has_loss = _read_loss(entry)
@@ -263,7 +263,7 @@ def _read_parts(parts: Sequence[Any], slots: Slots, *, may_show: bool) -> tuple[
         elif kind == "thinking":
             thinking = _as_text(part.get("thinking"), "the thinking of a part")
         elif not may_show:
-            raise DataError(f"only a message of the user or of a tool may show a {kind}")
+            raise DataError(f"only a message of the user or of a tool may show {kind}s")
         else:
             getattr(slots, kind).append(_value_of(part, kind))
             texts.append(f"{_KINDS[kind]}\n")

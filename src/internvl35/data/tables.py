@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
+from array import array
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 from internvl35.data.json_lists import find_items
 from internvl35.data.records import DEFAULTS, RowDefaults
 from internvl35.errors import DataError
-
-_LOGGER = logging.getLogger(__name__)
 
 MAX_ROW_BYTES = 64 * 2**20
 """Longest row that is read, in bytes of its file."""
@@ -111,8 +109,8 @@ class FileTable:
 
     def _index(self, file: BinaryIO, start: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Find the offset and the line number of every row."""
-        offsets, lines = [], []
-        for number, (offset, line) in enumerate(_lines_of(file, start), start=1):
+        offsets, lines = array("q"), array("q")
+        for number, (offset, line, _) in enumerate(_lines_of(file, start), start=1):
             if line.strip():
                 offsets.append(offset)
                 lines.append(number)
@@ -171,13 +169,13 @@ class DelimitedTable(FileTable):
 
         def texts() -> Iterator[str]:
             nonlocal position
-            for offset, line in _lines_of(file, start):
-                position = offset + len(line)
+            for _, line, end in _lines_of(file, start):
+                position = end
                 # what is no UTF-8 is kept here, so that one bad row does not end the index
                 yield line.decode("utf-8", "surrogateescape")
 
         reader = csv.reader(texts(), delimiter=self._delimiter)
-        offsets, lines, is_first = [], [], True
+        offsets, lines, is_first = array("q"), array("q"), True
         while True:
             offset, line_number = position, reader.line_num + 1
             try:
@@ -204,7 +202,7 @@ class DelimitedTable(FileTable):
         return names
 
     def _read(self, file: BinaryIO, index: int) -> Mapping[str, Any]:
-        texts = (_decode(line, "the row") for _, line in _lines_of(file, file.tell()))
+        texts = (_decode(line, "the row") for _, line, _ in _lines_of(file, file.tell()))
         try:
             cells = next(csv.reader(texts, delimiter=self._delimiter))
         except csv.Error as error:
@@ -256,14 +254,15 @@ def _skip_mark(file: BinaryIO, path: Path) -> int:
     return start
 
 
-def _lines_of(file: BinaryIO, start: int) -> Iterator[tuple[int, bytes]]:
-    """Yield offset and bytes of every line, of an overlong one no more than is needed to see it."""
+def _lines_of(file: BinaryIO, start: int) -> Iterator[tuple[int, bytes, int]]:
+    """Yield where every line begins, its bytes, and where it ends; long ones are cut short."""
     offset = start
     while line := file.readline(MAX_ROW_BYTES + 1):
-        yield offset, line
-        offset += len(line)
-        while not line.endswith(b"\n") and (line := file.readline(MAX_ROW_BYTES + 1)):
-            offset += len(line)
+        end, last = offset + len(line), line
+        while not last.endswith(b"\n") and (last := file.readline(MAX_ROW_BYTES + 1)):
+            end += len(last)
+        yield offset, line, end
+        offset = end
 
 
 def _read_line(file: BinaryIO) -> bytes:
