@@ -11,8 +11,8 @@ from internvl35.train.distributed import Workers
 from internvl35.train.feed import FedBatch
 from internvl35.train.loop import TrainingLoop
 from internvl35.train.schedule import Schedule
-from internvl35.train.stepping import Stepper
 from internvl35.train.sft import Trainee, batch_weight
+from internvl35.train.stepping import Stepper
 
 
 def _examples(count: int, seed: int = 0) -> list[Example]:

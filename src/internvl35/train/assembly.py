@@ -6,7 +6,6 @@ adapt, freeze, cast, spread over processes, and only then make optimizers.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from internvl35.data.hub_tables import choose_hub
 from internvl35.data.tokenizer import load_tokenizer
 from internvl35.errors import ConfigError
 from internvl35.model.composite import VisionLanguageModel
 from internvl35.model.configuration import Layout, read_config
-from internvl35.model.hub import Hub, resolve_checkpoint
+from internvl35.model.hub import resolve_checkpoint
 from internvl35.train.adapters import add_adapters, load_base
 from internvl35.train.attention import use_packed_attention
 from internvl35.train.deepspeed import start_deepspeed
@@ -63,20 +63,6 @@ class Assembly:
     """Dtype of matrix products."""
 
 
-def choose_hub(use_hf: bool | None) -> Hub:
-    """Choose the hub on which names are looked up.
-
-    Args:
-        use_hf: as given; None asks the environment variable USE_HF, then takes Hugging Face.
-
-    Returns:
-        ``hf`` or ``modelscope``.
-    """
-    if use_hf is None:
-        use_hf = os.environ.get("USE_HF", "1").lower() not in ("0", "false", "no")
-    return "hf" if use_hf else "modelscope"
-
-
 def load_start(settings: FinetuneSettings, workers: Workers) -> Start:
     """Load the checkpoint that a run begins from.
 
@@ -97,8 +83,8 @@ def load_start(settings: FinetuneSettings, workers: Workers) -> Start:
             "torch_dtype is float16, in which gradients vanish without loss scaling; use bfloat16, "
             "which every InternVL3.5 was trained in, or float32"
         )
-    where = {
-        "hub": choose_hub(settings.dataset.use_hf),
+    where: dict[str, Any] = {
+        "hub": "hf" if choose_hub(settings.dataset.use_hf) == "hf" else "modelscope",
         "revision": chosen.model_revision,
         "token": chosen.hub_token,
         "show_progress": workers.is_main,

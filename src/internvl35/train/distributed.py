@@ -150,7 +150,7 @@ def spread_module(
         policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
         for part in list(module.modules()):
             if type(part).__name__ in unit_classes:
-                fully_shard(part, mesh=mesh, mp_policy=policy)  # type: ignore[arg-type]
+                fully_shard(part, mesh=mesh, mp_policy=policy)
         fully_shard(module, mesh=mesh, mp_policy=policy)
         return module
     if workers.world_size > 1:

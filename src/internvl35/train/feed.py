@@ -175,7 +175,7 @@ def _load(dataset: MicroBatches, numbers: Iterator[int], num_processes: int) -> 
     loader: DataLoader[FedBatch] = DataLoader(
         dataset,
         batch_size=None,
-        sampler=_Numbers(numbers),  # type: ignore[arg-type]
+        sampler=_Numbers(numbers),
         num_workers=num_processes,
         prefetch_factor=4,
         multiprocessing_context="fork",

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from internvl35.data.mixture import write_rows
+from internvl35.data.row_files import write_rows
 from internvl35.errors import ConfigError
 from internvl35.train.assembly import Assembly, Start, assemble, load_start
 from internvl35.train.checkpoints import (
@@ -28,6 +28,7 @@ from internvl35.train.feed import feed_once, feed_steps
 from internvl35.train.figures import FigureWindow, peak_memory_gib
 from internvl35.train.loop import StepFigures, TrainingLoop
 from internvl35.train.reports import TrainingReport
+from internvl35.train.plan import Plan
 from internvl35.train.resolution import resolve_learning_rate, resolve_output
 from internvl35.train.rows import PreparedRows, count_data_processes, prepare_rows
 from internvl35.train.run_folder import RunFolder, make_run_folder
@@ -279,10 +280,8 @@ class _Run:
             workers.wait()  # the folder is there
             write_weights(folder, start, assembly, self.settings, workers, self.facts, state)
             if not self.settings.run.save_only_model:
-                save_state(
-                    folder / state_file(workers), assembly.model, assembly.stepper.optimizers, workers,
-                    progress,
-                )  # fmt: skip
+                path, optimizers = folder / state_file(workers), assembly.stepper.optimizers
+                save_state(path, assembly.model, optimizers, workers, progress)
             workers.wait()
 
         if not workers.is_main:

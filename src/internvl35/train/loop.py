@@ -123,12 +123,16 @@ class TrainingLoop:
                 # gradients become means over the processes, and a sum is wanted
                 self.stepper.backward(output["loss"] * self.workers.world_size)
             sums += _detached(output)
-        loss, correct, targets, *counts = self.workers.sum([*sums.tolist(), *counts])
+        loss, correct, targets, tokens, tiles, samples = self.workers.sum(
+            [*sums.tolist(), *counts]
+        )
         self._check(loss, "loss")
         rate = self._set_rates()
         norm = self.stepper.update(lambda norm: self._check(norm, "gradient norm"))
         failures = tuple(failure for fed in batches for failure in fed.failures)
-        return StepFigures(loss, norm, rate, correct, targets, *counts, failures=failures)
+        return StepFigures(
+            loss, norm, rate, correct, targets, tokens, tiles, samples, failures=failures
+        )
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[FedBatch]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The rows of a run, measured and planned: what is trained on, what is evaluated on, in which order.
+"""The rows of a run, measured and planned: what is trained and evaluated on, in which order.
 
 Selecting rows is left to :mod:`internvl35.data.mixture`, turning them into examples to
 :mod:`internvl35.data.encoding`.
@@ -76,14 +76,14 @@ def prepare_rows(
         )
     if not workers.is_main:
         workers.wait()  # the main process downloads
-    train, val = select_records(settings.dataset)
+    train, val = select_records(settings.dataset, token=settings.model.hub_token)
     if workers.is_main:
         workers.wait()
     encoder = make_encoder(start, settings)
     bad_rows = BadRows(folder / BAD_ROWS_FILE, settings.dataset.max_bad_share)
     measured = {}
     for name, records in (("train", train), ("val", val)):
-        digest = fingerprint(_what_sizes_depend_on(settings) | {"part": name})
+        digest = fingerprint(_what_sizes_depend_on(settings) | {"rows": records.fingerprint})
         path = folder / _SIZES_FILE.format(name=name)
         sizes = load_sizes(path, len(records), digest)
         if sizes is None:
@@ -154,7 +154,7 @@ def make_plan(
             batch_size=chosen.per_device_train_batch_size,
             batches_per_step=accumulation * workers.world_size,
             is_packed=packing.packing,
-            pack_tokens=packing.packing_length or longest,
+            pack_tokens=packing.packing_length or longest or PlanSettings.pack_tokens,
             pack_tiles=packing.packing_max_tiles,
             pack_window=packing.packing_window,
             is_shuffled=settings.dataset.dataset_shuffle,
@@ -188,7 +188,7 @@ def count_data_processes(settings: FinetuneSettings) -> int:
 
 def _what_sizes_depend_on(settings: FinetuneSettings) -> dict[str, object]:
     return {
-        "dataset": asdict(settings.dataset),
+        "columns": settings.dataset.columns,
         "encoding": asdict(settings.encoding),
         "model": settings.model.model,
     }

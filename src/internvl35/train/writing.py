@@ -1,4 +1,4 @@
-"""What a checkpoint of a run holds beside its state: weights or adapters, tokenizer, settings, card.
+"""What a checkpoint holds beside a run's state: weights or adapters, tokenizer, settings, card.
 
 How files are made whole is left to :mod:`internvl35.train.checkpoints`.
 """
