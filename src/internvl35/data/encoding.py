@@ -17,6 +17,7 @@ from internvl35.data.messages import FrameLabel, LossScale, Message
 from internvl35.errors import ConfigError, DataError, MediaError, PromptError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
     from internvl35.data.batches import Example
@@ -195,6 +196,23 @@ class Encoder:
             pixels = self.media.read(record, placed, seed if is_augmented else None)
             prompt = self._train_prompt(record, placed, [len(tiles) for tiles in pixels])
         return Example(prompt.token_ids, prompt.loss_mask, _join(pixels))
+
+    def decode(self, record: Record) -> list[Image]:
+        """Decode every picture, and every frame that is trained on.
+
+        Args:
+            record: any.
+
+        Returns:
+            The pictures in order of their marks.
+
+        Raises:
+            DataError: if marks and media of the record do not match.
+            MediaError: if a picture or video cannot be read.
+        """
+        with _named(record):
+            placed = self.media.place(record)
+            return [image for _, image in self.media.decode(record, placed)]
 
     def preview(self, record: Record) -> Prompt:
         """Turn a record into the prompt it is trained on, from the headers of its pictures.

@@ -154,13 +154,29 @@ class MediaReader:
         Raises:
             MediaError: if a picture or video cannot be read.
         """
+        for kind, image in self.decode(record, placed):
+            tiles = self._image_tiles(record) if kind == "image" else self._frame_tiles()
+            yield cut_tiles(image, tiles)
+
+    def decode(self, record: Record, placed: PlacedMedia) -> Iterator[tuple[str, Image.Image]]:
+        """Decode pictures and videos.
+
+        Args:
+            record: any.
+            placed: the same record with its media placed.
+
+        Yields:
+            ``image`` or ``video``, and each picture or frame, in order of the marks.
+
+        Raises:
+            MediaError: if a picture or video cannot be read.
+        """
         for kind, number in placed.places:
             if kind == "image":
-                image = open_image(record.images[number], self.images)
-                yield cut_tiles(image, self._image_tiles(record))
+                yield kind, open_image(record.images[number], self.images)
             else:
                 for frame in self._read_frames(record.videos[number]):
-                    yield cut_tiles(frame, self._frame_tiles())
+                    yield kind, frame
 
     def _size(self, record: Record, number: int) -> tuple[int, int]:
         if number >= len(record.images):
