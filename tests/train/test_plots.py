@@ -1,15 +1,22 @@
-"""The curve of a run as a picture."""
+"""Curves of runs as pictures."""
 
 from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from PIL import Image
 
 from internvl35.errors import DataError
-from internvl35.train.plots import plot_curve, read_metrics, smooth
+from internvl35.train.plots import (
+    plot_curve,
+    plot_figures,
+    read_metrics,
+    smooth,
+    smooth_exponentially,
+)
 
 
 def write_metrics(path, num_rounds=50):
@@ -69,3 +76,46 @@ def test_a_run_without_figures_is_refused(tmp_path, text):
 def test_a_value_is_averaged_with_those_before_it():
     assert smooth([1.0, 3.0, 5.0, 1.0], 2) == [1.0, 2.0, 4.0, 3.0]
     assert smooth([1.0, 3.0], 1) == [1.0, 3.0]
+
+
+def test_every_figure_of_a_fine_tuning_run_has_a_picture_raw_and_smoothed(tmp_path, monkeypatch):
+    drawn = []
+    original = Axes.plot
+
+    def note(self, x, y, *arguments, **options):
+        drawn.append((self, list(x), list(y)))
+        return original(self, x, y, *arguments, **options)
+
+    monkeypatch.setattr(Axes, "plot", note)
+    lines = [
+        {"loss": float(step % 3), "memory(GiB)": 2.0, "epoch": step / 10, "elapsed_time": "5s",
+         "is_odd": True, "grad_norm": None, "global_step/max_steps": f"{step}/30"}
+        for step in range(1, 31)
+    ]  # fmt: skip
+    lines.append({"eval_loss": 1.0, "global_step/max_steps": "30/30"})
+    lines.append({"global_step": 30, "best_metric": 1.0})
+    plot_figures(lines, tmp_path / "images")
+    names = sorted(path.name for path in (tmp_path / "images").iterdir())
+    assert names == ["eval_loss.png", "train_loss.png", "train_memory_GiB.png"]
+    raw, smoothed = drawn[:2]
+    losses = [float(step % 3) for step in range(1, 31)]
+    assert raw[1:] == (list(range(1, 31)), losses)
+    assert smoothed[2] == smooth_exponentially(losses, 0.9)
+    with Image.open(tmp_path / "images" / "train_loss.png") as picture:
+        assert (picture.format, picture.size) == ("PNG", (800, 500))
+
+
+def test_older_values_weigh_less():
+    values = np.random.default_rng(0).normal(size=40)
+    weights = 0.9 ** np.arange(40)[::-1]
+    expected = [
+        np.average(values[:end], weights=weights[-end:]) for end in range(1, len(values) + 1)
+    ]
+    np.testing.assert_allclose(smooth_exponentially(values.tolist(), 0.9), expected, rtol=1e-12)
+    assert smooth_exponentially([3.0, 1.0], 0.0) == [3.0, 1.0]
+
+
+def test_curves_on_a_full_disk_are_an_error_of_their_own(tmp_path):
+    (tmp_path / "images").touch()
+    with pytest.raises(DataError, match="curves cannot be drawn"):
+        plot_figures([{"loss": 1.0, "global_step/max_steps": "1/2"}], tmp_path / "images")
