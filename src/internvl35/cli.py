@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from internvl35.commands import chat, convert, finetune, models, recipes, train
+from internvl35.commands import chat, convert, finetune, infer, models, recipes, train
 from internvl35.commands.flags import FlagCommand
 from internvl35.errors import InternVLError
 
@@ -34,6 +34,7 @@ app.command("convert")(convert.convert)
 app.add_typer(train.app)
 app.command("sft", cls=FlagCommand)(finetune.sft)
 app.command("pt", cls=FlagCommand)(finetune.pt)
+app.command("infer", cls=FlagCommand)(infer.infer)
 app.command("recipes")(recipes.show_recipes)
 
 

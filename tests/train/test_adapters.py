@@ -471,3 +471,9 @@ def test_adapters_survive_a_copy_of_the_network(build_model: ModelBuilder, input
     merged = merge_adapters(copy.deepcopy(model))
     torch.testing.assert_close(logits(merged, inputs), expected, rtol=0, atol=1e-5)
     assert torch.equal(logits(model, inputs), expected)
+
+
+def test_adapters_loaded_to_answer_drop_nothing(tmp_path: Path, build_model: ModelBuilder) -> None:
+    save_adapters(add_adapters(build_model(), AdapterSettings(), FreezeSettings()), tmp_path)
+    model = load_adapters(build_model(), tmp_path)
+    assert not any(module.training for module in model.modules())

@@ -361,6 +361,8 @@ def load_adapters(
             f"{folder}: {'no weight for' if missing else 'no place for'} {name}; the folder does "
             "not fit its own adapter_config.json"
         )
+    if not trainable:
+        model.eval()  # fresh layers come in training mode, in which they drop inputs
     return model
 
 
