@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +21,7 @@ from internvl35.train.attention import (
     packed_keywords,
     use_packed_attention,
 )
+from internvl35.train.sft import recompute_activations
 
 ModelBuilder = Callable[..., VisionLanguageModel]
 LENGTHS = (12, 1, 10)
@@ -121,7 +123,7 @@ def test_recomputed_activations_keep_samples_apart_too(
         model = build_model(family).train()
         use_packed_attention(model)
         if is_recomputed:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            recompute_activations(model)
         weighted_sum(packed_logits(model, make_ids())).backward()
         gradients.append([weight.grad for weight in model.language_model.parameters()])
     for plain, recomputed in zip(*gradients, strict=True):
@@ -163,10 +165,16 @@ def test_padded_rows_and_generation_stay_as_they_were(
     assert torch.equal(answer, expected_ids)
 
 
-def test_the_tower_keeps_its_attention(build_model: ModelBuilder) -> None:
+def test_the_tower_keeps_its_attention_and_files_say_nothing_of_it(
+    tmp_path: Path, build_model: ModelBuilder
+) -> None:
     model = build_model()
     use_packed_attention(model)
     assert model.vision_tower.config._attn_implementation == "sdpa"
+    model.save_pretrained(tmp_path)
+    assert PACKED not in (tmp_path / "config.json").read_text()
+    loaded = VisionLanguageModel.from_pretrained(tmp_path)
+    assert loaded.language_model.config._attn_implementation == "sdpa"
 
 
 class Largest(TorchDispatchMode):

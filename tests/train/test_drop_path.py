@@ -11,6 +11,7 @@ from torch import Tensor
 from internvl35.errors import ConfigError
 from internvl35.model.composite import VisionLanguageModel
 from internvl35.train.drop_path import add_drop_path, drop_branch
+from internvl35.train.sft import recompute_activations
 
 ModelBuilder = Callable[..., VisionLanguageModel]
 
@@ -67,7 +68,7 @@ def test_recomputed_activations_drop_the_same_branches(build_model: ModelBuilder
         model = build_model().train()
         add_drop_path(model, 0.5)
         if is_recomputed:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            recompute_activations(model)
         torch.manual_seed(1)
         model.get_image_features(pixels).square().mean().backward()
         gradients.append([weight.grad for weight in model.vision_tower.parameters()])

@@ -103,6 +103,21 @@ def batch_weight(batch: TrainingBatch, averaging: Averaging) -> float:
     return float(next_tokens(batch, averaging)[1].sum(dtype=torch.float64))
 
 
+def recompute_activations(model: VisionLanguageModel) -> None:
+    """Keep only the inputs of tower and decoder layers and compute the rest again when needed.
+
+    Frozen embeddings do no harm: adapters behind them get their gradients all the same.
+
+    Args:
+        model: the network, changed in place; only training mode is affected.
+    """
+    options = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):  # the name in newer transformers
+        model.activation_checkpointing_enable(options)
+    else:
+        model.gradient_checkpointing_enable(options)
+
+
 class Trainee(nn.Module):
     """A network together with its supervised loss, as one module to wrap, shard and train.
 
