@@ -37,7 +37,7 @@ REPORT_FILE, HISTOGRAM_FILE, SAMPLES_FILE = "report.json", "histograms.png", "sa
 DataSets = Annotated[
     list[str],
     typer.Argument(
-        metavar="DATASET...",
+        metavar="DATASET",
         help="Files, folders or hub names, each as [hf::|ms::]name[:subset1/subset2][#count].",
     ),
 ]
@@ -54,8 +54,6 @@ class RowOptions:
     """JSON object that renames columns of rows, for example {"caption": "response"}."""
     media_root: str = ""
     """Folder that relative paths in rows start from; by default that of their file."""
-    use_hf: bool | None = None
-    """Look names of data sets up on the Hugging Face hub, else on ModelScope."""
     system: str = "official"
     """System prompt of rows without one: official, none (no system turn), or a text."""
     max_length: int | None = None
@@ -89,7 +87,7 @@ class RowOptions:
         from internvl35.data.mixture import select_records
 
         settings = DatasetSettings(
-            dataset=tuple(names), dataset_shuffle=False, columns=self.columns, use_hf=self.use_hf
+            dataset=tuple(names), dataset_shuffle=False, columns=self.columns
         )
         root = Path(self.media_root) if self.media_root else None
         records, _ = select_records(settings, media_root=root)
@@ -246,7 +244,8 @@ def preview(
             raise DataError(f"{record.origin} has no pictures, so there are no tiles to draw")
         from internvl35.data.pages import draw_tiles
 
-        draw_tiles(pixel_values, [span.num_tiles for span in prompt.image_spans], output)
+        num_tiles = [span.num_tiles for span in prompt.image_spans]
+        draw_tiles(pixel_values, num_tiles, output, has_thumbnails=encoder.tiles.use_thumbnail)
         note(f"tiles: {output}")
 
 

@@ -37,7 +37,7 @@ _FONTS = (
 _TILES_ACROSS = 8
 _SAMPLES_ACROSS = 4
 _LINE = 42
-_LINES = 13
+_LINES = 10
 _MAX_CHARACTERS = 300
 _DPI = 100
 _ROLES = ("user", "assistant")
@@ -56,7 +56,7 @@ class Sample:
     question: str
     """First question."""
     answer: str
-    """Last answer."""
+    """First answer."""
 
 
 def take_samples(
@@ -90,7 +90,7 @@ def take_samples(
                 image=images[0] if images else None,
                 num_images=len(images),
                 question=texts["user"][0] if texts["user"] else "",
-                answer=texts["assistant"][-1] if texts["assistant"] else "",
+                answer=texts["assistant"][0] if texts["assistant"] else "",
             )
         )
     return samples
@@ -107,9 +107,9 @@ def draw_samples(samples: Sequence[Sample], target: Path) -> None:
         DataError: if the file cannot be written.
     """
     num_rows = -(-len(samples) // _SAMPLES_ACROSS)
-    figure = Figure(figsize=(4.2 * _SAMPLES_ACROSS, 4.6 * num_rows), layout="constrained")
+    figure = Figure(figsize=(4.2 * _SAMPLES_ACROSS, 3.7 * num_rows), layout="constrained")
     grid = figure.subplots(
-        2 * num_rows, _SAMPLES_ACROSS, height_ratios=[3, 2] * num_rows, squeeze=False
+        2 * num_rows, _SAMPLES_ACROSS, height_ratios=[3, 1.5] * num_rows, squeeze=False
     )
     for axes in grid.flat:
         axes.set_axis_off()
@@ -146,12 +146,15 @@ def draw_histograms(report: DataReport, target: Path) -> None:
     _save(figure, target)
 
 
-def draw_tiles(pixel_values: Tensor, tiles_per_image: Sequence[int], target: Path) -> None:
+def draw_tiles(
+    pixel_values: Tensor, tiles_per_image: Sequence[int], target: Path, *, has_thumbnails: bool
+) -> None:
     """Draw tiles as the network gets them, numbered, each picture on lines of its own.
 
     Args:
         pixel_values: ``(N, 3, tile, tile)`` normalised tiles.
         tiles_per_image: tiles of each picture in order.
+        has_thumbnails: whether the last of several tiles shows the whole picture.
         target: PNG file to write.
 
     Raises:
@@ -170,7 +173,9 @@ def draw_tiles(pixel_values: Tensor, tiles_per_image: Sequence[int], target: Pat
             axes = grid[line + place // _TILES_ACROSS][place % _TILES_ACROSS]
             axes.imshow(levels[start + place])
             picture = f"{number}: " if len(tiles_per_image) > 1 else ""
-            axes.set_title(f"{picture}{place + 1} of {count}", fontsize=8)
+            is_whole = has_thumbnails and 1 < count == place + 1
+            name = "thumbnail" if is_whole else f"{place + 1} of {count}"
+            axes.set_title(f"{picture}{name}", fontsize=8)
         line, start = line + lines[number - 1], start + count
     _save(figure, target)
 
@@ -195,6 +200,8 @@ def _draw_sample(top: Axes, bottom: Axes, sample: Sample) -> None:
     top.set_title(_shorten(f"{sample.title}{more}", _LINE), fontsize=8, **_text_options())
     if sample.image is not None:
         top.imshow(sample.image)
+    else:
+        top.text(0.5, 0.5, "no picture", ha="center", color="tab:gray", fontsize=8)
     question = _wrap(sample.question.replace("<image>\n", "").replace("<video>\n", ""))
     options = {"fontsize": 8, "va": "top", "transform": bottom.transAxes, **_text_options()}
     bottom.text(0, 1, question, **options)
