@@ -125,7 +125,7 @@ class JsonLinesTable(FileTable):
     """One JSON object a line; blank lines are no rows."""
 
     def _read(self, file: BinaryIO, index: int) -> Mapping[str, Any]:
-        return parse_object(_read_line(file), "the line")
+        return parse_object(_read_line(file).rstrip(b"\r\n"), "the line")
 
 
 class TextTable(FileTable):
