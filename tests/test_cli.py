@@ -20,7 +20,10 @@ from internvl35.config import PRESETS, TINY_FOLDER, LanguageShape, ModelPreset, 
 from internvl35.errors import CheckpointError, ConfigError
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("torch", "transformers", "numpy", "PIL", "av", "matplotlib", "huggingface_hub", "rich")
+HEAVY = (
+    "torch", "transformers", "numpy", "PIL", "av", "matplotlib", "huggingface_hub", "rich", "yaml",
+    "peft", "datasets", "rapidfuzz",
+)  # fmt: skip
 
 
 def run_python(code: str) -> str:
@@ -46,7 +49,13 @@ def fake_app(monkeypatch: pytest.MonkeyPatch, command: Callable[[], None]) -> No
     monkeypatch.setattr(cli, "app", app)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["models", "--help"], ["models", "--json"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"], ["models", "--help"], ["models", "--json"], ["sft", "--help"], ["pt", "--help"],
+        ["infer", "--help"], ["export", "--help"], ["data", "--help"], ["recipes"],
+    ],
+)  # fmt: skip
 def test_help_and_sizes_load_no_heavy_library(arguments: list[str]) -> None:
     code = f"""
 import sys

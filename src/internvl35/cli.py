@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from internvl35.commands import chat, convert, finetune, infer, models, recipes, train
+from internvl35.commands import chat, convert, data, export, finetune, infer, models, recipes, train
 from internvl35.commands.flags import FlagCommand
 from internvl35.errors import InternVLError
 
@@ -31,11 +31,13 @@ app = typer.Typer(
 app.command("chat")(chat.chat)
 app.command("models")(models.list_models)
 app.command("convert")(convert.convert)
-app.add_typer(train.app)
+app.add_typer(data.app)
 app.command("sft", cls=FlagCommand)(finetune.sft)
 app.command("pt", cls=FlagCommand)(finetune.pt)
 app.command("infer", cls=FlagCommand)(infer.infer)
+app.command("export", cls=FlagCommand)(export.export)
 app.command("recipes")(recipes.show_recipes)
+app.add_typer(train.app)
 
 
 def _print_version(is_asked: bool) -> None:
@@ -82,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     given, is_debug = _take_debug_flag(given)
     try:
-        app(given, prog_name="internvl35")
+        app(given, prog_name="internvl35", obj={DEBUG_FLAG: is_debug})
     except InternVLError as error:
         if is_debug:
             raise

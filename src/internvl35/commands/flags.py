@@ -79,7 +79,7 @@ def spread_flags(*owners: Any) -> Callable[[Callable[..., None]], Callable[..., 
                 for name, kind in kinds.items()
                 if _is_given(context, name)
             }
-            typed = context.meta.get(_TYPED, [])
+            typed = [*context.meta.get(_TYPED, []), *_global_options(context)]
             flags = GivenFlags(given, (context.info_name or command.__name__, *typed))
             command(flags, **{p.name: values[p.name] for p in own})
 
@@ -100,6 +100,12 @@ def _groups_of(owner: Any) -> list[Any]:
 def _is_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name in {"COMMANDLINE", "ENVIRONMENT"}
+
+
+def _global_options(context: typer.Context) -> list[str]:
+    """Options in front of all commands that were set; the entry point gives them as ``obj``."""
+    given = context.find_root().obj
+    return [name for name, is_set in given.items() if is_set is True] if given else []
 
 
 def _config_parameter() -> inspect.Parameter:
