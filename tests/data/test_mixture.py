@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
-from internvl35.data.mixture import DatasetSettings, RecordSet, read_columns, select_records
-from internvl35.errors import ConfigError, DataError
+from internvl35.data.dataset_settings import DatasetSettings
+from internvl35.data.mixture import RecordSet, select_records
+from internvl35.errors import DataError
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 def make_file(path: Path, num_rows: int, **columns: Any) -> str:
@@ -159,31 +162,6 @@ def test_nothing_is_selected_without_a_name() -> None:
     assert (len(train), len(val)) == (0, 0)
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"split_dataset_ratio": 1.5}, "split_dataset_ratio is 1.5; needed: 0 to 1"),
-        ({"split_dataset_ratio": float("nan")}, "split_dataset_ratio is nan"),
-        ({"max_bad_share": -0.1}, "max_bad_share is -0.1"),
-        ({"data_seed": -1}, "data_seed is -1"),
-        ({"stopping_strategy": "never"}, "known: first_exhausted, all_exhausted"),
-        ({"dataset": ("a",), "interleave_prob": (0.5, 0.5)}, "2 weights for 1 data sets"),
-        ({"dataset": ("a",), "interleave_prob": (0.0,)}, "every weight must be above 0"),
-        ({"columns": "{"}, "columns is not valid JSON"),
-        ({"columns": "[1]"}, "needed: an object such as"),
-        ({"columns": '{"a": 1}'}, "needed: an object such as"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        DatasetSettings(**fields)
-
-
-def test_columns_are_read_from_json() -> None:
-    assert read_columns(' {"a": "b"} ') == {"a": "b"}
-    assert read_columns("") == {}
-
-
 def test_too_few_rows_name_the_set(tmp_path: Path) -> None:
     name = make_file(tmp_path / "a.jsonl", 1)
     with pytest.raises(DataError, match=r"a\.jsonl': 1 row cannot be split"):
@@ -192,3 +170,29 @@ def test_too_few_rows_name_the_set(tmp_path: Path) -> None:
     settings = DatasetSettings(both, split_dataset_ratio=1, interleave_prob=(1, 1))
     with pytest.raises(DataError, match=r"no rows to train on in .*needed: some in each set"):
         select_records(settings)
+
+
+def test_real_questions_with_pictures_are_read() -> None:
+    path = SHARED / "mmbench" / "samples.jsonl"
+    if not path.is_file():
+        pytest.skip(f"{path} is not here")
+    records, _ = select_records(DatasetSettings((str(path),)))
+    assert len(records) == 27
+    for record in records:
+        (image,) = record.images
+        assert Path(str(image)).is_file()
+        assert record.messages[0].text.startswith("<image>\n")
+        assert record.messages[1].text in set("ABCD")
+        assert set(record.extra["options"]) <= set("ABCD")
+
+
+def test_columns_lead_to_real_answers_under_other_names() -> None:
+    path = SHARED / "ocrbench" / "OCRBench.json"
+    if not path.is_file():
+        pytest.skip(f"{path} is not here")
+    names = json.dumps({"image_path": "images"})
+    records, _ = select_records(DatasetSettings((str(path),), columns=names, dataset_shuffle=False))
+    assert records[0].messages[0].text == "<image>\nwhat is written in the image?"
+    assert records[0].messages[1].text == "CENTRE"
+    assert records[0].images == (path.parent / "IIIT5K/test/918_1.png",)
+    assert all(len(record.messages) == 2 for record in records)

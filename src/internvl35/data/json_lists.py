@@ -22,7 +22,7 @@ LIST_KEY = b'"data"'
 
 # a whole string, or one character that opens, closes or separates; possessive, so that a file
 # without a closing quote costs no more than a walk to its end
-_TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["{}\[\],:]', re.DOTALL)
+_TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["{}\[\],]', re.DOTALL)
 _BLANK = b" \t\r\n"
 _CHUNK_BYTES = 1 << 20
 
