@@ -14,10 +14,11 @@ from transformers import InternVLForConditionalGeneration
 
 from internvl35.data.batches import Example, TrainingBatch, collate, collate_packed
 from internvl35.model.composite import VisionLanguageModel
-from internvl35.train.adapters import add_adapters, load_adapters, target_pattern
+from internvl35.train.adapters import add_adapters, load_adapters
 from internvl35.train.attention import use_packed_attention
 from internvl35.train.settings import AdapterSettings, FreezeSettings
 from internvl35.train.sft import Trainee, batch_weight
+from internvl35.train.targets import target_pattern
 
 Pair = tuple[VisionLanguageModel, InternVLForConditionalGeneration]
 PairBuilder = Callable[[str, str], Pair]

@@ -1,14 +1,13 @@
 """Adapters (LoRA, DoRA, QLoRA) inside the layers of a network: put in, save, load, merge.
 
 The network stays the class it was, with PEFT's layers in place of the adapted ones, so that
-training, generation and chat take it as any other. Files are those of PEFT. Which layers a part has
-is read off the network, frozen parts are left to :mod:`internvl35.train.trainable`. Paper section
-2.2; arXiv 2106.09685, 2402.09353, 2305.14314.
+training, generation and chat take it as any other. Files are those of PEFT. Which layers get
+adapters is decided by :mod:`internvl35.train.targets`. Paper section 2.2; arXiv 2106.09685,
+2402.09353, 2305.14314.
 """
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import json
 import re
@@ -19,15 +18,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from internvl35.errors import CheckpointError, ConfigError
 from internvl35.model.composite import VisionLanguageModel
 from internvl35.train.settings import AdapterSettings, FinetuneSettings, FreezeSettings
-from internvl35.train.trainable import trained_parts
-
-ALL_LINEAR = "all-linear"
-"""Stands for every linear layer of the parts that are not frozen, except the output head."""
+from internvl35.train.targets import is_end_of, pattern_of, target_experts, target_pattern
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -103,75 +99,6 @@ def _quantization(bits: int, dtype: torch.dtype) -> Any:
     )
 
 
-def target_pattern(
-    model: VisionLanguageModel, freeze: FreezeSettings, targets: Sequence[str] = (ALL_LINEAR,)
-) -> str:
-    """Say which layers get adapters, as a pattern that fits their full names and no other.
-
-    Args:
-        model: the network, without adapters.
-        freeze: parts that get none.
-        targets: names of linear layers, the last parts of the path being enough, or
-            ``all-linear``.
-
-    Returns:
-        A regular expression. Never in it: the output head, embeddings, the routers and fused
-        experts of mixture models, which are no linear layers.
-
-    Raises:
-        ConfigError: if all parts are frozen, or a name fits no linear layer of the others.
-    """
-    parts = trained_parts(freeze)
-    head = model.get_output_embeddings()
-    linear = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head and name.split(".")[0] in parts
-    ]
-    chosen: set[str] = set()
-    for target in targets:
-        fitting = linear if target == ALL_LINEAR else [n for n in linear if _fits(target, n)]
-        if not fitting:
-            raise ConfigError(_no_such_target(target, linear, parts))
-        chosen.update(fitting)
-    return _pattern_of((name for name in linear if name in chosen), linear)
-
-
-def _fits(target: str, name: str) -> bool:
-    return f".{name}".endswith(f".{target}")
-
-
-def _no_such_target(target: str, linear: Iterable[str], parts: Sequence[str]) -> str:
-    if target == "lm_head" or target.endswith(".lm_head"):
-        return (
-            "target_modules names lm_head, the output head, which gets no adapter; name it in "
-            "modules_to_save to train it as a whole"
-        )
-    known = sorted({name.rsplit(".", 1)[-1] for name in linear})
-    nearest = difflib.get_close_matches(target.rsplit(".", 1)[-1], known, n=1)
-    hint = f", perhaps {nearest[0]}" if nearest else ""
-    return (
-        f"target_modules names {target}, but no linear layer of {', '.join(parts)} is called so; "
-        f"use {ALL_LINEAR} or one of: {', '.join(known)}{hint}"
-    )
-
-
-def _pattern_of(chosen: Iterable[str], known: Iterable[str]) -> str:
-    """Write names as a regular expression that fits no other known name."""
-    names = list(chosen)
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        parent, _, leaf = name.rpartition(".")
-        parent = re.sub(r"(?<=\.)\d+(?=\.)", "#", f"{parent}.")  # all layers alike
-        leaves = groups.setdefault(re.escape(parent).replace(r"\#", r"\d+"), [])
-        if leaf not in leaves:
-            leaves.append(leaf)
-    pattern = "|".join(f"{parent}({'|'.join(leaves)})" for parent, leaves in groups.items())
-    if {name for name in known if re.fullmatch(pattern, name)} == set(names):
-        return pattern
-    return "|".join(re.escape(name) for name in names)  # some layers only
-
-
 def add_adapters(
     model: VisionLanguageModel,
     settings: AdapterSettings,
@@ -202,6 +129,12 @@ def add_adapters(
             merge_adapters(load_adapters(model, Path(folder), trainable=False))
         return load_adapters(model, Path(first), trainable=True, in_float32=in_float32)
     peft = _peft()
+    experts = target_experts(model, freeze, settings.target_modules)
+    if experts and settings.lora_dropout:
+        raise ConfigError(
+            f"lora_dropout is {settings.lora_dropout}, but adapters of {experts[0]} drop nothing; "
+            "set lora_dropout to 0 or name linear layers only"
+        )
     initial: bool | str = {"true": True, "false": False}.get(
         settings.init_weights, settings.init_weights
     )
@@ -209,7 +142,8 @@ def add_adapters(
         r=settings.lora_rank,
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
-        target_modules=target_pattern(model, freeze, settings.target_modules),
+        target_modules=target_pattern(model, freeze, settings.target_modules) or None,
+        target_parameters=experts or None,
         modules_to_save=_whole_modules(model, settings.modules_to_save),
         use_dora=settings.use_dora,
         use_rslora=settings.use_rslora,
@@ -237,7 +171,7 @@ def _whole_modules(model: VisionLanguageModel, names: Sequence[str]) -> list[str
     if model.config.tie_word_embeddings:
         tied = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
     for name in names:
-        fitting = [module for path, module in model.named_modules() if _fits(name, path)]
+        fitting = [module for path, module in model.named_modules() if is_end_of(name, path)]
         if not fitting:
             raise ConfigError(
                 f"modules_to_save names {name}, which the network does not have; give the last "
@@ -347,7 +281,7 @@ def load_adapters(
             f"not have; they were trained on {config.base_model_name_or_path or 'another network'}"
         )
     if not config.target_parameters:
-        config.target_modules = _pattern_of((name for name in modules if name in names), modules)
+        config.target_modules = pattern_of((name for name in modules if name in names), modules)
     config.inference_mode = not trainable
     _inject(model, config, trainable=trainable, in_float32=in_float32)
     try:

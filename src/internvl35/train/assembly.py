@@ -27,7 +27,7 @@ from internvl35.train.drop_path import add_drop_path
 from internvl35.train.optimizers import build_optimizers
 from internvl35.train.resolution import resolve_accumulation, resolve_learning_rate
 from internvl35.train.settings import FinetuneSettings
-from internvl35.train.sft import Trainee
+from internvl35.train.sft import Trainee, recompute_activations
 from internvl35.train.stepping import Stepper
 from internvl35.train.trainable import freeze_parts, parameter_groups
 
@@ -132,9 +132,9 @@ def assemble(start: Start, settings: FinetuneSettings, workers: Workers) -> Asse
         )
     _cast_weights(model, is_sharded=is_sharded)
     if settings.packing.packing:
-        use_packed_attention(model)
+        use_packed_attention(model, is_half=compute_dtype != torch.float32)
     if chosen.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        recompute_activations(model)
     if chosen.drop_path_rate:
         add_drop_path(model, chosen.drop_path_rate)
     trainee = Trainee(
