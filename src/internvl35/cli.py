@@ -6,6 +6,7 @@ package, 2 a mistake that the user can put right, 130 interrupted.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -105,7 +106,9 @@ def _take_debug_flag(arguments: list[str]) -> tuple[list[str], bool]:
 
 def _fail(error: Exception, code: int, hint: str = "") -> None:
     text = " ".join(str(error).split())
-    typer.echo(f"{type(error).__name__}: {text}{hint}", err=True)
+    rank = os.environ.get("RANK", "")  # of a process that is one of several
+    where = f"process {rank}: " if rank else ""
+    typer.echo(f"{where}{type(error).__name__}: {text}{hint}", err=True)
     sys.exit(code)
 
 

@@ -223,7 +223,7 @@ def load_chat(trained: Trained, settings: InferSettings) -> Chat:
     )
     source = replace(DEFAULT_IMAGES.source, allow_urls=chosen.encoding.allow_urls)
     images = replace(DEFAULT_IMAGES, source=source)
-    return Chat(model, load_tokenizer(trained.base), prompt=prompt, tiles=tiles, images=images)
+    return Chat(model, load_tokenizer(trained.weights), prompt=prompt, tiles=tiles, images=images)
 
 
 def _make_encoder(chat: Chat, trained: Trained) -> Encoder:

@@ -42,12 +42,18 @@ class Trained:
     """As it was named."""
     adapters: tuple[Path, ...]
     """Folders of adapters; empty for a checkpoint with weights of its own."""
-    base: Path
-    """Folder of the weights."""
+    base: Path | None
+    """Folder of the weights; None where it was not looked for."""
     settings: FinetuneSettings
     """Settings it was trained with as far as they matter now, and what was given instead."""
     arguments: Mapping[str, Any]
     """Content of its ``args.json``; empty without one."""
+
+    @property
+    def weights(self) -> Path:
+        """Folder of the weights, where it was looked for."""
+        assert self.base is not None
+        return self.base
 
 
 def find_trained(
@@ -56,6 +62,7 @@ def find_trained(
     *,
     load_args: bool = True,
     load_data_args: bool = False,
+    needs_base: bool = True,
 ) -> Trained:
     """Find folders and settings, downloading what is named by a hub's name.
 
@@ -64,6 +71,7 @@ def find_trained(
         given: flags that the user gave; they go before those of ``args.json``.
         load_args: whether ``args.json`` is read at all.
         load_data_args: whether the data sets of the training are taken from it too.
+        needs_base: whether the weights under adapters are looked for, and downloaded if need be.
 
     Returns:
         What was found.
@@ -87,7 +95,9 @@ def find_trained(
     if folders and "model" not in given:
         values["model"] = _base_of(folders[0], arguments)
     settings = build_settings(values)
-    base = _find(settings.model.model, settings) if folders else folder
+    base: Path | None = folder
+    if folders:
+        base = _find(settings.model.model, settings) if needs_base else None
     name = adapters[0] if folders else own.model.model
     return Trained(folder, name, folders, base, settings, arguments)
 
@@ -158,6 +168,7 @@ def load_trained(
     *,
     merge: bool = False,
     dtype: Literal["bfloat16", "float16", "float32"] | None = None,
+    use_gpu: bool = True,
 ) -> VisionLanguageModel:
     """Load weights and adapters.
 
@@ -165,9 +176,10 @@ def load_trained(
         trained: what to load.
         merge: whether adapters become part of the weights. All but the first do in any case.
         dtype: number format of the weights; None for that of the settings.
+        use_gpu: whether it goes to the GPU, if there is one.
 
     Returns:
-        The network in evaluation mode, on the GPU if there is one.
+        The network in evaluation mode.
 
     Raises:
         CheckpointError: if weights or adapters do not fit.
@@ -180,8 +192,8 @@ def load_trained(
     settings = trained.settings
     if dtype is not None:
         settings = replace(settings, model=replace(settings.model, torch_dtype=dtype))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_base(trained.base, settings, device)
+    device = torch.device("cuda" if use_gpu and torch.cuda.is_available() else "cpu")
+    model = load_base(trained.weights, settings, device)
     first, others = trained.adapters[:1], trained.adapters[1:]
     for folder in others:
         merge_adapters(load_adapters(model, folder))

@@ -114,7 +114,7 @@ def publish_folder(folder: Path, destination: Destination) -> str:
     files = published_files(folder)
     if not files:
         raise CheckpointError(f"{folder} holds no file to publish")
-    _refuse_token_in_files(files, destination.token)
+    _refuse_token_in_files(files, _known_token(destination))
     if destination.hub == "hf":
         return _publish_to_hugging_face(folder, destination)
     if not _REPOSITORY.fullmatch(destination.repository):
@@ -144,6 +144,15 @@ def published_files(folder: Path) -> list[Path]:
     )
 
 
+def _known_token(destination: Destination) -> str | None:
+    """The token that is used, unless only the hub's own client can find it."""
+    if destination.token is not None:
+        return destination.token
+    if destination.hub == "hf":
+        return huggingface_hub.get_token()
+    return os.environ.get("MODELSCOPE_API_TOKEN") or None
+
+
 def _refuse_token_in_files(files: list[Path], token: str | None) -> None:
     for path in files:
         if token and path.suffix in _TEXT_SUFFIXES and token.encode() in path.read_bytes():
@@ -155,7 +164,7 @@ def _refuse_token_in_files(files: list[Path], token: str | None) -> None:
 
 def _publish_to_hugging_face(folder: Path, destination: Destination) -> str:
     api = huggingface_hub.HfApi(endpoint=destination.endpoint, token=destination.token)
-    if destination.token is None and huggingface_hub.get_token() is None:
+    if _known_token(destination) is None:
         raise CheckpointError(
             "no token for the Hugging Face hub; pass --hub_token, set HF_TOKEN, or run "
             "'hf auth login'"
@@ -194,7 +203,7 @@ def _publish_to_modelscope(folder: Path, destination: Destination) -> str:
     _describe_for_modelscope(folder)
     try:
         api = HubApi(endpoint=destination.endpoint)
-        access: dict[str, Any] = {"repo_type": "model", "token": destination.token}
+        access: dict[str, Any] = {"repo_type": "model", "token": _known_token(destination)}
         is_new = api.create_repo(
             destination.repository,
             visibility="private" if destination.is_private else "public",
@@ -260,8 +269,8 @@ def _public_message(repository: str) -> str:
 def _explain(error: Exception, status: int | None, destination: Destination) -> str:
     hub, name = HUB_TITLES[destination.hub], destination.repository
     reason = (str(error).strip().splitlines() or [""])[0]
-    if destination.token:
-        reason = reason.replace(destination.token, "***")
+    if token := _known_token(destination):
+        reason = reason.replace(token, "***")
     if status == 401:
         return f"{hub} does not know the token ({reason}); make a new one with the right to write"
     if status == 403:

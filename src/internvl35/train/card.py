@@ -34,19 +34,27 @@ _SECRET_VALUE = re.compile(
 _RELEASE_LICENSE = "apache-2.0"
 
 
-def write_card(folder: Path, args: Mapping[str, Any], state: Mapping[str, Any]) -> Path:
+def write_card(
+    folder: Path,
+    args: Mapping[str, Any],
+    state: Mapping[str, Any],
+    *,
+    run_folder: Path | None = None,
+) -> Path:
     """Write ``README.md`` into a checkpoint.
 
     Args:
-        folder: of the checkpoint, inside its run folder if that is still there; the curve and the
-            figures of the log come from there.
+        folder: of the checkpoint, of merged weights, or of the two parts of a checkpoint.
         args: content of ``args.json``; may be empty.
         state: content of ``trainer_state.json``; may be empty.
+        run_folder: where the curve and the figures of the log come from, if they are there; by
+            default the folder that the checkpoint is in.
 
     Returns:
         The card.
     """
-    curve = folder.parent / IMAGES_FOLDER / CURVE_FILE
+    run_folder = folder.parent if run_folder is None else run_folder
+    curve = run_folder / IMAGES_FOLDER / CURVE_FILE
     if curve.is_file():
         shutil.copyfile(curve, folder / CURVE_FILE)
     parts = [
@@ -54,7 +62,7 @@ def write_card(folder: Path, args: Mapping[str, Any], state: Mapping[str, Any]) 
         f"# {_title(folder, args)}\n",
         _summary(folder, args),
         _data_section(args, state),
-        _figures_section(folder, state),
+        _figures_section(folder, run_folder, state),
         _loading_section(folder, args),
         _arguments_section(args),
     ]
@@ -166,7 +174,7 @@ def _public_name(text: str) -> str:
     return f"{Path(place).name if is_path else place}{marker}{count}"
 
 
-def _figures_section(folder: Path, state: Mapping[str, Any]) -> str:
+def _figures_section(folder: Path, run_folder: Path, state: Mapping[str, Any]) -> str:
     lines: list[str] = []
     for key, name in (
         ("global_step", "optimizer steps"),
@@ -179,7 +187,7 @@ def _figures_section(folder: Path, state: Mapping[str, Any]) -> str:
             lines.append(f"| {name} | {value if isinstance(value, int) else f'{value:.4g}'} |")
     if lines:
         lines = ["| figure | value |", "|---|---:|", *lines]
-    if evaluations := _evaluations(folder, state):
+    if evaluations := _evaluations(run_folder, state):
         lines += ["", "| step | loss on the validation rows |", "|---:|---:|"]
         lines += [f"| {step} | {loss:.4f} |" for step, loss in evaluations]
     if (folder / CURVE_FILE).exists():
@@ -187,10 +195,10 @@ def _figures_section(folder: Path, state: Mapping[str, Any]) -> str:
     return "\n".join(["## Figures\n", *lines]) + "\n" if lines else ""
 
 
-def _evaluations(folder: Path, state: Mapping[str, Any]) -> list[tuple[int, float]]:
+def _evaluations(run_folder: Path, state: Mapping[str, Any]) -> list[tuple[int, float]]:
     """Validation losses up to this checkpoint's step, thinned out evenly."""
     last = state.get("global_step")
-    lines = read_log(folder.parent / LOG_FILE, last if isinstance(last, int) else None)
+    lines = read_log(run_folder / LOG_FILE, last if isinstance(last, int) else None)
     found = {
         step: float(line["eval_loss"])
         for line in lines
@@ -205,6 +213,15 @@ def _evaluations(folder: Path, state: Mapping[str, Any]) -> list[tuple[int, floa
 
 def _loading_section(folder: Path, args: Mapping[str, Any]) -> str:
     base = base_name(args) or "FOLDER_OF_THE_BASE"
+    if (folder / "vision").is_dir() and (folder / "language").is_dir():
+        return (
+            "## Use\n\n`vision/` holds tower and projector, `language/` a decoder for any software "
+            "that reads language models.\n\n```python\n"
+            "from transformers import AutoModelForCausalLM\n\n"
+            "from internvl35.model.parts import load_vision_part\n\n"
+            'vision = load_vision_part("THIS_FOLDER/vision")\n'
+            'language = AutoModelForCausalLM.from_pretrained("THIS_FOLDER/language")\n```\n'
+        )
     if not _is_adapter(folder):
         return (
             "## Use\n\n```python\nfrom internvl35.chat import load\n\n"
