@@ -113,9 +113,10 @@ def draw_samples(samples: Sequence[Sample], target: Path) -> None:
     )
     for axes in grid.flat:
         axes.set_axis_off()
+    options = _text_options()
     for place, sample in enumerate(samples):
         row, column = divmod(place, _SAMPLES_ACROSS)
-        _draw_sample(grid[2 * row][column], grid[2 * row + 1][column], sample)
+        _draw_sample(grid[2 * row][column], grid[2 * row + 1][column], sample, options)
     _save(figure, target)
 
 
@@ -195,15 +196,15 @@ def restore_levels(pixel_values: Tensor) -> NDArray[np.uint8]:
     return restored
 
 
-def _draw_sample(top: Axes, bottom: Axes, sample: Sample) -> None:
+def _draw_sample(top: Axes, bottom: Axes, sample: Sample, options: dict[str, Any]) -> None:
     more = f" (1 of {sample.num_images} pictures)" if sample.num_images > 1 else ""
-    top.set_title(_shorten(f"{sample.title}{more}", _LINE), fontsize=8, **_text_options())
+    top.set_title(_shorten(f"{sample.title}{more}", _LINE), **options)
     if sample.image is not None:
         top.imshow(sample.image)
     else:
         top.text(0.5, 0.5, "no picture", ha="center", color="tab:gray", fontsize=8)
     question = _wrap(sample.question.replace("<image>\n", "").replace("<video>\n", ""))
-    options = {"fontsize": 8, "va": "top", "transform": bottom.transAxes, **_text_options()}
+    options = {"va": "top", "transform": bottom.transAxes, **options}
     bottom.text(0, 1, question, **options)
     height = (question.count("\n") + 1.6) / _LINES
     bottom.text(0, 1 - height, _wrap(sample.answer), color="tab:blue", **options)
@@ -212,7 +213,7 @@ def _draw_sample(top: Axes, bottom: Axes, sample: Sample) -> None:
 def _text_options() -> dict[str, Any]:
     known = set(font_manager.get_font_names())
     fonts = [name for name in _FONTS if name in known]
-    return {"parse_math": False, "family": fonts or ["sans-serif"]}
+    return {"parse_math": False, "family": fonts or ["sans-serif"], "fontsize": 8}
 
 
 def _wrap(text: str) -> str:
