@@ -161,11 +161,25 @@ def spread_module(
     return module
 
 
+def reshard(module: nn.Module) -> None:
+    """Split weights again that a forward pass without a backward pass left gathered."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
+@torch.no_grad()
 def full_tensor(tensor: Tensor) -> Tensor:
     """Gather a sharded tensor; every process has to call this for the same tensors in order."""
+    from torch.distributed._functional_collectives import AsyncCollectiveTensor
     from torch.distributed.tensor import DTensor
 
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    if not isinstance(tensor, DTensor):
+        return tensor
+    whole = tensor.full_tensor()
+    return whole.wait() if isinstance(whole, AsyncCollectiveTensor) else whole
 
 
 def local_tensor(tensor: Tensor) -> Tensor:

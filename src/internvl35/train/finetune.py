@@ -169,7 +169,7 @@ class _Run:
             return
         RunFolder(self.folder).write_arguments(self.settings, self.facts)
         if self.has_validation and not (self.folder / VAL_FILE).exists():
-            write_rows(rows.val, self.folder / VAL_FILE)
+            write_rows(rows.val.take(rows.good_val), self.folder / VAL_FILE)
         self.report = TrainingReport(
             RunFolder(self.folder),
             plan.num_steps,

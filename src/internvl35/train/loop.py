@@ -16,7 +16,7 @@ from torch import Tensor
 
 from internvl35.data.batches import TrainingBatch
 from internvl35.errors import DataError
-from internvl35.train.distributed import Workers
+from internvl35.train.distributed import Workers, reshard
 from internvl35.train.feed import FedBatch
 from internvl35.train.schedule import Schedule
 from internvl35.train.stepping import Stepper
@@ -123,9 +123,7 @@ class TrainingLoop:
                 # gradients become means over the processes, and a sum is wanted
                 self.stepper.backward(output["loss"] * self.workers.world_size)
             sums += _detached(output)
-        loss, correct, targets, tokens, tiles, samples = self.workers.sum(
-            [*sums.tolist(), *counts]
-        )
+        loss, correct, targets, tokens, tiles, samples = self.workers.sum([*sums.tolist(), *counts])
         self._check(loss, "loss")
         rate = self._set_rates()
         norm = self.stepper.update(lambda norm: self._check(norm, "gradient norm"))
@@ -150,6 +148,7 @@ class TrainingLoop:
         for fed in batches:
             found = [*_detached(self._forward(fed.batch, one)).tolist(), self.weigh(fed.batch)]
             sums = [old + new for old, new in zip(sums, found, strict=True)]
+        reshard(self.module)
         loss, correct, targets, weight = self.workers.sum(sums)
         self.module.train()
         return {"loss": loss / max(weight, 1e-12), "token_acc": correct / max(targets, 1.0)}

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from internvl35.data.encoding import Encoder
 from internvl35.data.mixture import RecordSet, select_records
@@ -38,6 +39,8 @@ class PreparedRows:
     """Turns rows into examples."""
     plan: Plan
     """Steps of the run."""
+    good_val: NDArray[np.int64]
+    """Indexes of the rows of ``val`` that can be used."""
     val_groups: tuple[Rows, ...]
     """Batches of the evaluation."""
     bad_rows: BadRows
@@ -101,6 +104,7 @@ def prepare_rows(
         val=val,
         encoder=encoder,
         plan=make_plan(measured["train"], settings, workers, encoder.max_tokens),
+        good_val=measured["val"].good,
         val_groups=group_for_evaluation(
             measured["val"], settings.optimization.per_device_eval_batch_size
         ),
