@@ -57,7 +57,7 @@ _BINARY = frozenset({
     r"\times", r"\cdot", r"\rightarrow", r"\approx", r"\sim", r"\equiv", r"\subseteq", r"\subset",
     r"\cup", r"\cap", r"\wedge", r"\vee", r"\pm", r"\otimes", r"\oplus", r"\circ", r"\Rightarrow",
     r"\Leftrightarrow", r"\mapsto", r"\propto", r"\ll", r"\gg", r"\leftarrow", r"\notin",
-    r"\setminus", r"\wedge", r"\odot", r"\cong", r"\leftrightarrow", "!", "'",
+    r"\setminus", r"\odot", r"\cong", r"\leftrightarrow", "!", "'",
 })  # fmt: skip
 """What may not begin or end a part of a formula."""
 
@@ -152,7 +152,7 @@ class _Reader:
         if token == r"\sqrt" and self._next() == "[":
             raise LatexError("roots of other degrees are not handled")
         num_arguments = NUM_ARGUMENTS.get(token, 0)
-        if len(token) > 2 and num_arguments == 0 and self._next() == "{" or token in _INFIX:
+        if (len(token) > 2 and num_arguments == 0 and self._next() == "{") or token in _INFIX:
             raise LatexError(f"{token} is not handled")
         arguments = tuple(self._read_argument() for _ in range(num_arguments))
         if arguments and not all(argument.atoms for argument in arguments):
