@@ -11,9 +11,9 @@ import pytest
 from typer.main import get_command
 
 from internvl35 import cli
-from internvl35.commands import finetune, launch
+from internvl35.commands import finetune
 from internvl35.commands.finetune import choose_settings
-from internvl35.commands.launch import LAUNCH_VARIABLES, torchrun_command
+from internvl35.commands.launch import LAUNCH_VARIABLES, torchrun_options
 from internvl35.errors import ConfigError
 from internvl35.train.arguments import build_settings, flatten_settings
 from internvl35.train.settings import FinetuneSettings
@@ -73,7 +73,7 @@ FLAGS = FLAG_NAMES.split()
 
 @pytest.fixture(autouse=True)
 def one_process(monkeypatch):
-    for name in (*LAUNCH_VARIABLES, "TORCHELASTIC_RUN_ID", "MAX_NUM", "USE_HF"):
+    for name in (*LAUNCH_VARIABLES, "TORCHELASTIC_RUN_ID", "RANK", "MAX_NUM", "USE_HF"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -182,20 +182,20 @@ def test_every_flag_has_a_sentence_in_the_help():
 
 
 def test_one_process_is_not_launched():
-    assert torchrun_command({}, ["sft"]) is None
-    assert torchrun_command({"MASTER_PORT": "29500", "NODE_RANK": "0"}, ["sft"]) is None
+    assert torchrun_options({}, ["sft"]) is None
+    assert torchrun_options({"MASTER_PORT": "29500", "NODE_RANK": "0"}, ["sft"]) is None
 
 
 def test_a_process_of_torchrun_does_not_launch_again():
     environment = {"NPROC_PER_NODE": "4", "TORCHELASTIC_RUN_ID": "x"}
-    assert torchrun_command(environment, ["sft"]) is None
+    assert torchrun_options(environment, ["sft"]) is None
 
 
 def test_several_processes_are_torchrun_s_business():
-    command = torchrun_command({"NPROC_PER_NODE": "4"}, ["sft", "--dataset", "a b"])
-    assert command == [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=4", "--standalone",
-        "--module", "internvl35.cli", "sft", "--dataset", "a b",
+    options = torchrun_options({"NPROC_PER_NODE": "4"}, ["sft", "--dataset", "a b"])
+    assert options == [
+        "--nproc_per_node=4", "--standalone", "--module", "internvl35.cli", "sft", "--dataset",
+        "a b",
     ]  # fmt: skip
 
 
@@ -204,9 +204,9 @@ def test_several_machines_are_told_where_they_meet():
         "NPROC_PER_NODE": "8", "NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "node0",
         "MASTER_PORT": "29500", "HOME": "/root",
     }  # fmt: skip
-    command = torchrun_command(environment, ["pt"])
-    assert command is not None
-    assert command[3:-3] == [
+    options = torchrun_options(environment, ["pt"])
+    assert options is not None
+    assert options[:-3] == [
         "--nproc_per_node=8", "--nnodes=2", "--node_rank=1", "--master_addr=node0",
         "--master_port=29500",
     ]  # fmt: skip
@@ -216,9 +216,9 @@ def test_torchrun_understands_what_it_is_given():
     from torch.distributed.run import parse_args
 
     environment = dict.fromkeys(LAUNCH_VARIABLES, "2") | {"MASTER_ADDR": "node0"}
-    command = torchrun_command(environment, ["sft", "--dataset", "a"])
-    assert command is not None
-    parsed = parse_args(command[3:])
+    options = torchrun_options(environment, ["sft", "--dataset", "a"])
+    assert options is not None
+    parsed = parse_args(options)
     assert (parsed.nproc_per_node, parsed.nnodes, parsed.node_rank) == ("2", "2", 2)
     assert (parsed.module, parsed.training_script) == (True, "internvl35.cli")
     assert parsed.training_script_args == ["sft", "--dataset", "a"]
@@ -229,27 +229,62 @@ def test_torchrun_understands_what_it_is_given():
 )
 def test_a_number_of_processes_that_is_none_is_refused(environment):
     with pytest.raises(ConfigError, match="needed: a number of at least 1"):
-        torchrun_command(environment, ["sft"])
+        torchrun_options(environment, ["sft"])
 
 
-def test_the_command_becomes_torchrun_with_what_was_typed(run, monkeypatch):
-    became = []
+@pytest.fixture
+def torchrun(monkeypatch):
+    """Ask for two processes, and note what torchrun is given; may fail with exit codes."""
+    from torch.distributed import run as module
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-    def become(program, arguments):
-        became.append((program, arguments))
-        raise KeyboardInterrupt  # nothing comes after it
+    given, exit_codes = [], []
 
-    monkeypatch.setattr(launch.os, "execv", become)
+    def pretend(options):
+        given.append(options.training_script_args)
+        if exit_codes:
+            failures = {
+                rank: ProcessFailure(local_rank=rank, pid=0, exitcode=code, error_file="<N/A>")
+                for rank, code in enumerate(exit_codes)
+            }
+            raise ChildFailedError("internvl35.cli", failures)
+
+    monkeypatch.setattr(module, "run", pretend)
     monkeypatch.setenv("NPROC_PER_NODE", "2")
+    return SimpleNamespace(given=given, exit_codes=exit_codes)
+
+
+def test_torchrun_gets_what_was_typed(run, torchrun):
+    code, out, err = run("sft", "--train_type", "lora", "--dataset", "a b", "--debug")
+    assert (code, out, err) == (0, "", "")
+    assert torchrun.given == [["sft", "--train_type", "lora", "--dataset", "a b", "--debug"]]
+
+
+def test_a_mistake_is_told_once_and_not_by_every_process(run, torchrun):
     code, _, err = run("sft", "--lora_rank", "0")
-    assert (code, became) == (2, [])  # mistakes are told once, not by every process
-    assert "lora_rank" in err
-    run("sft", "--train_type", "lora", "--dataset", "a b", "--debug")
-    (program, arguments) = became[0]
-    assert program == sys.executable
-    assert arguments[-7:] == [
-        "internvl35.cli", "sft", "--train_type", "lora", "--dataset", "a b", "--debug",
-    ]  # fmt: skip
+    assert (code, err) == (2, "ConfigError: lora_rank is 0; needed: at least 1\n")
+    assert torchrun.given == []
+
+
+@pytest.mark.parametrize(("exit_codes", "expected"), [([2, -15], 2), ([1, 2], 2), ([1, -9], 1)])
+def test_several_processes_end_as_one_would(run, torchrun, exit_codes, expected):
+    torchrun.exit_codes[:] = exit_codes
+    code, _, _ = run("sft", "--dataset", "a")
+    assert code == expected
+
+
+def test_only_the_main_process_prints_the_result(train, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("RANK", "1")
+    assert train("sft", "--dataset", "a")[2] == ""
+    monkeypatch.setenv("RANK", "0")
+    assert train("sft", "--dataset", "a")[2] != ""
+
+
+def test_a_process_says_which_it_is_when_it_fails(run, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    _, _, err = run("sft", "--lora_rank", "0")
+    assert err.startswith("process 1: ConfigError: lora_rank is 0")
 
 
 def test_a_best_checkpoint_is_named_with_its_loss(capsys):

@@ -6,14 +6,16 @@ Flags are read by :mod:`internvl35.commands.flags`, training is left to
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from internvl35.commands.flags import GivenFlags, spread_flags
-from internvl35.commands.launch import launch_processes
+from internvl35.commands.launch import is_main_process, launch_processes
 from internvl35.commands.terminal import paused_collection, silence_libraries, spinner
 from internvl35.train.arguments import build_settings
 from internvl35.train.settings import FinetuneSettings
@@ -86,7 +88,7 @@ def choose_settings(
 
 
 def run_finetuning(command: Command, flags: GivenFlags, recipe: str | None) -> None:
-    """Train in this process, or in several that take its place.
+    """Train in this process, or in several that it starts.
 
     Args:
         command: which of the two.
@@ -95,10 +97,13 @@ def run_finetuning(command: Command, flags: GivenFlags, recipe: str | None) -> N
     """
     settings = choose_settings(command, flags.values, recipe)
     launch_processes(flags.arguments)
-    with spinner("starting"), paused_collection():
+    is_main = is_main_process(os.environ)
+    with spinner("starting") if is_main else nullcontext(), paused_collection():
         silence_libraries()
         from internvl35.train.finetune import finetune
-    print_result(finetune(settings, command=command))
+    result = finetune(settings, command=command)
+    if is_main:
+        print_result(result)
 
 
 def print_result(result: FinetuneResult) -> None:

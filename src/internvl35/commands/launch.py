@@ -6,8 +6,9 @@ What the processes do together is left to :mod:`internvl35.train.distributed`.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
+
+import typer
 
 from internvl35.errors import ConfigError
 
@@ -25,7 +26,12 @@ _INSIDE = "TORCHELASTIC_RUN_ID"
 _WORDS = {"auto", "gpu", "cpu"}
 
 
-def torchrun_command(environment: Mapping[str, str], arguments: Sequence[str]) -> list[str] | None:
+def is_main_process(environment: Mapping[str, str]) -> bool:
+    """Whether this process is the one of its run that talks to the user."""
+    return environment.get("RANK", "0") == "0"
+
+
+def torchrun_options(environment: Mapping[str, str], arguments: Sequence[str]) -> list[str] | None:
     """Say how a command is started in several processes.
 
     Args:
@@ -33,7 +39,8 @@ def torchrun_command(environment: Mapping[str, str], arguments: Sequence[str]) -
         arguments: the command's name and what follows it.
 
     Returns:
-        Program and arguments, or None where one process is enough or is one of several already.
+        What torchrun is to be given, or None where one process is enough or this process is one of
+        several already.
 
     Raises:
         ConfigError: if a number of processes or machines is none.
@@ -41,7 +48,7 @@ def torchrun_command(environment: Mapping[str, str], arguments: Sequence[str]) -
     if _INSIDE in environment or not any(environment.get(name) for name in _ASKING):
         return None
     for name in _ASKING:
-        value = environment.get(name, "1")
+        value = environment.get(name) or "1"
         is_number = value.isdecimal() and int(value) >= 1
         if not is_number and not (name == "NPROC_PER_NODE" and value in _WORDS):
             raise ConfigError(
@@ -52,25 +59,31 @@ def torchrun_command(environment: Mapping[str, str], arguments: Sequence[str]) -
         for name, option in LAUNCH_VARIABLES.items()
         if environment.get(name)
     ]
-    has_others = environment.get("NNODES", "1") != "1"
+    has_others = (environment.get("NNODES") or "1") != "1"
     if not has_others and not environment.get("MASTER_PORT"):
         options.append("--standalone")  # finds a free port, so that two runs do not collide
-    program = [sys.executable, "-m", "torch.distributed.run", *options]
-    return [*program, "--module", "internvl35.cli", *arguments]
+    return [*options, "--module", "internvl35.cli", *arguments]
 
 
 def launch_processes(arguments: Sequence[str]) -> None:
-    """Become torchrun if the environment asks for several processes; else do nothing.
+    """Run a command in several processes if the environment asks for it; else do nothing.
 
     Args:
         arguments: the command's name and what follows it.
 
     Raises:
         ConfigError: if a number of processes or machines is none.
+        Exit: when the processes have ended; with 2 if one of them found a user's mistake.
     """
-    command = torchrun_command(os.environ, arguments)
-    if command is None:
+    options = torchrun_options(os.environ, arguments)
+    if options is None:
         return
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.execv(command[0], command)
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
+    try:
+        run(parse_args(options))
+    except ChildFailedError as error:
+        codes = {failure.exitcode for failure in error.failures.values()}
+        raise typer.Exit(2 if 2 in codes else 1) from error
+    raise typer.Exit

@@ -23,7 +23,7 @@ PACK_TOKENS = 32_768
 
 _GPT_OSS = "gpt_oss"
 
-_RELEASED: Mapping[str, Any] = {
+_RELEASED: dict[str, Any] = {
     "torch_dtype": "bfloat16",
     "tuner_type": "full",
     "freeze_vit": False,
