@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from typer.main import get_command
 
 from internvl35 import cli
+from internvl35.commands.infer import InferSettings
 
 HOWTO = Path(__file__).parents[2] / "docs" / "howto"
 PAGES = {"chat.md": ["chat"], "convert.md": ["convert"], "train-tiny.md": ["train", "tiny"]}
+TRAINED_PAGES = {"infer.md": "infer", "export.md": "export"}
 
 
 def flags_of(path):
@@ -35,3 +38,25 @@ def test_the_page_on_chat_names_every_option_but_those_of_sampling():
     sampling = {"--top-p", "--top-k", "--min-p", "--repetition-penalty", "--seed", "--stop"}
     missing = {flag for flag in flags_of(["chat"]) if flag not in text} - sampling
     assert missing == set()
+
+
+@pytest.mark.parametrize(("page", "command"), TRAINED_PAGES.items())
+def test_a_page_on_trained_checkpoints_names_only_flags_that_there_are(page, command):
+    text = (HOWTO / page).read_text(encoding="utf-8")
+    named = set(re.findall(r"--[a-z][a-z0-9_]*", text))
+    others = flags_of(["sft"]) | flags_of(["infer"]) | flags_of(["chat"])
+    assert named & flags_of([command])
+    assert named <= flags_of([command]) | others
+
+
+def test_the_page_on_export_names_every_flag():
+    text = (HOWTO / "export.md").read_text(encoding="utf-8")
+    missing = {flag for flag in flags_of(["export"]) if flag not in text}
+    assert missing == {"--dtype", "--model_revision", "--help"} & missing
+
+
+def test_the_page_on_infer_names_every_flag_of_its_own():
+    text = (HOWTO / "infer.md").read_text(encoding="utf-8")
+    own = {f"--{field.name}" for field in fields(InferSettings)}
+    rare = {"--load_args", "--infer_backend", "--quant_bits", "--top_k", "--repetition_penalty"}
+    assert {flag for flag in own if flag not in text} == rare
