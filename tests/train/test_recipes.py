@@ -116,6 +116,17 @@ def test_adapters_have_the_announcement_s_numbers():
     assert recipe.num_tokens is None
 
 
+def test_adapters_of_experts_drop_nothing():
+    dropout = {
+        recipe.name: recipe.build().adapter.lora_dropout
+        for recipe in list_recipes()
+        if recipe.stage == "lora"
+    }
+    without = {name for name, share in dropout.items() if share == 0}
+    assert without == {"30B-A3B-lora", "241B-A28B-lora", f"{GPT_OSS}-lora"}
+    assert set(dropout.values()) == {0.0, 0.05}
+
+
 def test_512_packs_are_shared_by_any_number_of_processes_that_divides_them():
     chosen = find_recipe("8B-sft").build().optimization
     assert [resolve_accumulation(chosen, world) for world in (8, 32, 512)] == [64, 16, 1]

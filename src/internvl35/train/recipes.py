@@ -196,6 +196,8 @@ def lora(preset: ModelPreset) -> Recipe:
             "tuner_type": "lora",
             "lora_rank": 8,
             "lora_alpha": 32,
+            # adapters of experts, whose weights are one tensor, cannot drop inputs
+            "lora_dropout": 0.0 if preset.language.num_experts else 0.05,
             "target_modules": ["all-linear"],
             "freeze_vit": True,
             "torch_dtype": "bfloat16",
