@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from internvl35.data.grounding import Objects, has_object_marks, read_objects
-from internvl35.data.messages import IMAGE_MARK, Message
+from internvl35.data.messages import IMAGE_MARK, VIDEO_MARK, Message
 from internvl35.data.row_media import MediaFolder, read_media, read_video
 from internvl35.data.row_turns import (
     FROM_COLUMN,
-    VIDEO_MARK,
     Slots,
     prepend_marks,
     read_messages,

@@ -12,13 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from internvl35.data.messages import IMAGE_MARK, Message, Role
+from internvl35.data.messages import IMAGE_MARK, VIDEO_MARK, Message, Role
 from internvl35.data.tool_calls import write_calls
 from internvl35.data.turns import is_pretraining
 from internvl35.errors import DataError, PromptError
-
-VIDEO_MARK = "<video>"
-"""Stands in a user's text where a video belongs."""
 
 FROM_COLUMN = None
 """Slot of a mark whose picture or video stands in a column of its own."""
