@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import av
 import numpy as np
@@ -368,6 +370,15 @@ def test_loss_of_a_row_is_where_the_released_training_code_puts_it(encode, small
     assert list(example.loss_mask) == labels
 
 
+def test_the_template_is_the_checkpoints_unless_another_is_named(harmony_tokenizer):
+    asked = record("a", "b")
+    for template, named in (("internvl3_5_gpt_oss", None), ("internvl2_5", "internvl3_5_gpt_oss")):
+        settings = EncodingSettings(template=named)
+        encoder = Encoder(harmony_tokenizer, TILES, template=template, settings=settings)
+        text = decode_loss(harmony_tokenizer, encoder.encode(asked))
+        assert text == "<|channel|>final<|message|>b<|return|>"
+
+
 def test_a_text_of_pretraining_shows_pictures_and_is_learnt_whole(encode, small_tokenizer):
     text = Record((Message("assistant", "a <image> b"),), (picture(14, 14),))
     example = encode().encode(text)
@@ -531,5 +542,9 @@ def test_settings_out_of_range_are_refused(changes, needed):
 def test_settings_are_named_without_heavy_libraries():
     heavy = "{'torch', 'transformers', 'tokenizers', 'PIL', 'av', 'datasets', 'peft'}"
     code = f"import internvl35.data.encoding, sys; print({heavy} & set(sys.modules))"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    source = Path(__file__).parents[2] / "src"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        env=os.environ | {"PYTHONPATH": str(source)},
+    )  # fmt: skip
     assert run.stdout.strip() == "set()"
