@@ -172,7 +172,7 @@ def test_settings_of_the_training_are_taken_unless_others_are_given(
     arguments = json.loads((adapter_checkpoint / "args.json").read_text())
     arguments |= {
         "system": "Be short.", "max_dynamic_patch": 2, "torch_dtype": "bfloat16", "max_length": 99,
-        "dataset": ["gone.jsonl"], "learning_rate": 1.0,
+        "dataset": ["gone.jsonl"], "learning_rate": 1.0, "media_root": "pictures",
     }  # fmt: skip
     (adapter_checkpoint / "args.json").write_text(json.dumps(arguments))
     name = str(adapter_checkpoint)
@@ -183,7 +183,10 @@ def test_settings_of_the_training_are_taken_unless_others_are_given(
     assert trained.settings.encoding.max_length is None
     assert trained.settings.model.torch_dtype == "bfloat16"
     assert trained.settings.dataset.dataset == ()
-    assert find_trained([name], {}, load_data_args=True).settings.dataset.dataset == ("gone.jsonl",)
+    assert trained.settings.encoding.media_root == ""
+    with_data = find_trained([name], {}, load_data_args=True).settings
+    assert with_data.dataset.dataset == ("gone.jsonl",)
+    assert with_data.encoding.media_root == "pictures"
     assert find_trained([name], {"system": "none"}).settings.encoding.system == "none"
     assert find_trained([name], {}, load_args=False).settings.encoding.system == "official"
     assert find_trained([name], {}, load_args=False).base == random_checkpoint  # as PEFT noted it

@@ -60,7 +60,8 @@ def test_data_figures_and_arguments_are_told(folder: Path) -> None:
         '"lora_rank": 8',
         '"gradient_accumulation_steps": 8',
         "internvl35 infer --adapters",
-        "by internvl35 0.2",
+        "# Adapters for OpenGVLab/InternVL3_5-8B",
+        "Fine-tuned by adapters (LoRA), with internvl35 0.2.",
     ):
         assert part in text
 
@@ -88,12 +89,15 @@ def test_folders_of_the_machine_are_not_told(folder: Path, tmp_path: Path) -> No
 
 def test_a_checkpoint_with_all_weights_says_so(folder: Path) -> None:
     (folder / "adapter_config.json").unlink()
-    card = read(folder, ARGS | {"model": "tiny"})
+    card = read(folder, ARGS | {"model": "tiny", "tuner_type": "full", "command": "pt"})
     assert card.data.library_name == "transformers"
     assert card.data.base_model is None  # the embedded checkpoint is on no hub
     assert card.data.license == "apache-2.0"
     assert "lora" not in card.data.tags
     assert 'load("THIS_FOLDER")' in card.text
+    assert "Pre-trained further in all trained weights" in card.text
+    merged = read(folder, ARGS | {"tuner_type": "lora"}).text
+    assert "Fine-tuned by adapters (LoRA), which are merged into its weights" in merged
 
 
 def test_the_curve_and_the_evaluations_come_from_the_run_folder(folder: Path) -> None:

@@ -182,7 +182,8 @@ def choose_records(trained: Trained, *, is_as_trained: bool) -> RecordSet | None
                 return select_records(rows)[1]
     if not chosen.dataset and not chosen.val_dataset:
         return None
-    train, val = select_records(chosen, token=token)
+    root = trained.settings.encoding.media_root
+    train, val = select_records(chosen, token=token, media_root=Path(root) if root else None)
     if not is_as_trained and not chosen.val_dataset and not chosen.split_dataset_ratio:
         val = train
     if not len(val):

@@ -29,6 +29,7 @@ _VERSION = "internvl35_version"
 _GROUPS = {"model", "encoding"}
 _ALSO = {"quant_bits", "quant_method", "use_hf"}
 _OF_TRAINING_ALONE = {"max_length", "truncation_strategy", "data_augment", "loss_scale"}
+_OF_DATA = {"media_root"}
 _OF_ANY_TOOL = {"model", "torch_dtype"}
 
 
@@ -139,6 +140,7 @@ def _chosen(arguments: Mapping[str, Any], *, load_data_args: bool) -> dict[str, 
             )
         return {name: value for name, value in values.items() if name in _OF_ANY_TOOL}
     groups = _GROUPS | ({"dataset"} if load_data_args else set())
+    left_out = _OF_TRAINING_ALONE if load_data_args else _OF_TRAINING_ALONE | _OF_DATA
     return {
         name: values[name]
         for name, group in setting_groups().items()

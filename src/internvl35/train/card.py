@@ -130,19 +130,21 @@ def _texts(value: object) -> list[str]:
 
 
 def _title(folder: Path, args: Mapping[str, Any]) -> str:
-    base = base_name(args)
-    what = "adapters" if _is_adapter(folder) else "fine-tuned"
-    return f"InternVL3.5 {what}{'' if base is None else f' of {base}'}"
+    base = base_name(args) or "a checkpoint of InternVL3.5"
+    if base == TINY:
+        base = "the embedded checkpoint of internvl35"
+    return f"Adapters for {base}" if _is_adapter(folder) else f"Trained from {base}"
 
 
 def _summary(folder: Path, args: Mapping[str, Any]) -> str:
-    base = base_name(args)
-    start = f"`{base}`" if base else "a local checkpoint"
-    kind = "pre-trained further" if args.get("command") == "pt" else "fine-tuned"
-    how = "with adapters (LoRA)" if _is_adapter(folder) else "with all weights of its trained parts"
-    version = args.get("internvl35_version")
-    by = f"internvl35 {version}" if version else "internvl35"
-    return f"{start[:1].upper()}{start[1:]}, {kind} {how} by {by}.\n"
+    kind = "Pre-trained further" if args.get("command") == "pt" else "Fine-tuned"
+    how = "by adapters (LoRA)"
+    if not _is_adapter(folder):
+        is_merged = args.get("tuner_type") == "lora"
+        how = f"{how}, which are merged into its weights" if is_merged else "in all trained weights"
+    version = str(args.get("internvl35_version") or "")
+    by = f"internvl35 {version}" if version[:1].isdigit() else "internvl35"
+    return f"{kind} {how}, with {by}.\n"
 
 
 def _data_section(args: Mapping[str, Any], state: Mapping[str, Any]) -> str:
