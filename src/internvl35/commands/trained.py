@@ -144,7 +144,7 @@ def _chosen(arguments: Mapping[str, Any], *, load_data_args: bool) -> dict[str, 
     return {
         name: values[name]
         for name, group in setting_groups().items()
-        if name in values and (group in groups or name in _ALSO) and name not in _OF_TRAINING_ALONE
+        if name in values and (group in groups or name in _ALSO) and name not in left_out
     }
 
 
