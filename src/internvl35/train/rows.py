@@ -79,7 +79,12 @@ def prepare_rows(
         )
     if not workers.is_main:
         workers.wait()  # the main process downloads
-    train, val = select_records(settings.dataset, token=settings.model.hub_token)
+    root = settings.encoding.media_root
+    train, val = select_records(
+        settings.dataset,
+        token=settings.model.hub_token,
+        media_root=Path(root) if root else None,
+    )
     if workers.is_main:
         workers.wait()
     encoder = make_encoder(start, settings)
