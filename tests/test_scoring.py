@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from internvl35.errors import ConfigError
 from internvl35.scoring import (
     METRICS,
-    available_metrics,
     edit_distance,
     exact_match,
     extract_number,
@@ -239,11 +238,3 @@ def test_answers_are_summed_up() -> None:
 def test_an_unknown_metric_is_refused() -> None:
     with pytest.raises(ConfigError, match="metric 'bleu' is unknown; known: acc, exact_match, rou"):
         score_answers(["a"], ["a"], ["bleu"])  # type: ignore[list-item]
-
-
-def test_without_rapidfuzz_rates_remain(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert available_metrics() == METRICS
-    monkeypatch.setattr("internvl35.scoring.importlib.util.find_spec", lambda name: None)
-    assert available_metrics() == ("acc", "exact_match")
-    with pytest.raises(ConfigError, match="needs the package rapidfuzz; install it with: pip"):
-        edit_distance("a", "b")

@@ -6,7 +6,6 @@ Knows neither torch nor pictures. Paper section 3 (accuracies), section 2.3 (ver
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import re
 from collections import Counter
@@ -31,7 +30,6 @@ _ARTICLES = frozenset({"a", "an", "the"})
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?!\w|\.\d)")
 _CHINESE = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff\u3040-\u30ff"
 _ROUGE_TOKEN = re.compile(rf"[{_CHINESE}]|[^\W_{_CHINESE}]+|[^\w\s]|_")
-_NEEDS_RAPIDFUZZ = frozenset({"rouge", "edit_distance"})
 
 
 @dataclass(frozen=True)
@@ -167,9 +165,6 @@ def rouge_l(expected: str, answer: str) -> float:
 
     Returns:
         The F-measure, 0 to 1; 1 for two texts without tokens.
-
-    Raises:
-        ConfigError: if the package rapidfuzz is not installed.
     """
     wanted, found = rouge_tokens(expected), rouge_tokens(answer)
     if not wanted or not found:
@@ -186,12 +181,8 @@ def edit_distance(expected: str, answer: str) -> float:
 
     Returns:
         Edits by the length of the longer text: 0 for equal texts, 1 if nothing agrees.
-
-    Raises:
-        ConfigError: if the package rapidfuzz is not installed.
     """
-    _require_rapidfuzz()
-    from rapidfuzz.distance import Levenshtein
+    from rapidfuzz.distance import Levenshtein  # here, since settings name metrics quickly
 
     return float(Levenshtein.normalized_distance(expected.strip(), answer.strip()))
 
@@ -212,7 +203,7 @@ def score_answers(
         ``edit_distance`` and ``edit_similarity`` (1 minus the distance); empty without answers.
 
     Raises:
-        ConfigError: if a metric is unknown or needs a package that is not installed.
+        ConfigError: if a metric is unknown.
     """
     if len(expected) != len(answers):
         raise ValueError(f"{len(expected)} expected answers but {len(answers)} answers")
@@ -242,12 +233,6 @@ def score_answers(
     return scores
 
 
-def available_metrics() -> tuple[Metric, ...]:
-    """List the metrics that can be computed with the packages that are installed."""
-    has_rapidfuzz = importlib.util.find_spec("rapidfuzz") is not None
-    return tuple(name for name in METRICS if has_rapidfuzz or name not in _NEEDS_RAPIDFUZZ)
-
-
 def _rate(is_right: Sequence[bool]) -> Score:
     num_right = sum(is_right)
     interval = wilson_interval(num_right, len(is_right))
@@ -263,15 +248,6 @@ def _f_measure(num_shared: int, num_found: int, num_wanted: int) -> float:
 
 
 def _longest_common(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
-    _require_rapidfuzz()
     from rapidfuzz.distance import LCSseq
 
     return int(LCSseq.similarity(first, second))
-
-
-def _require_rapidfuzz() -> None:
-    if importlib.util.find_spec("rapidfuzz") is None:
-        raise ConfigError(
-            "this metric needs the package rapidfuzz; install it with: pip install "
-            "'internvl35[train]', or choose --metric acc exact_match"
-        )

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from internvl35.chat import load
-from internvl35.commands.infer import InferSettings, choose_result_path, describe_scores
+from internvl35.commands.answer_screen import describe_scores
+from internvl35.commands.infer import InferSettings, choose_result_path
 from internvl35.commands.terminal import printable
 from internvl35.commands.trained import find_trained, load_trained
 from internvl35.errors import DataError
@@ -245,6 +246,12 @@ def test_a_folder_without_adapters_is_no_folder_of_adapters(
     code, _, err = run("infer", "--adapters", random_checkpoint)
     assert code == 2
     assert "pass a checkpoint with all weights as --model" in err
+
+
+def test_a_run_folder_is_told_its_last_checkpoint(run: Run, adapter_checkpoint: Path) -> None:
+    code, _, err = run("infer", "--adapters", adapter_checkpoint.parent)
+    assert code == 2
+    assert f"is a run folder; pass one of its checkpoints, for example {adapter_checkpoint}" in err
 
 
 def test_answers_go_where_they_can_be_found(

@@ -6,9 +6,7 @@ Flags are read by :mod:`internvl35.commands.flags`, finding and loading is left 
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
@@ -16,30 +14,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
+from internvl35.commands.answer_screen import AnswerScreen, describe_scores, show_bar
 from internvl35.commands.flags import GivenFlags, spread_flags
-from internvl35.commands.terminal import (
-    AnswerWriter,
-    note,
-    paused_collection,
-    printable,
-    silence_libraries,
-    spinner,
-)
+from internvl35.commands.terminal import note, paused_collection, silence_libraries, spinner
 from internvl35.commands.trained import Trained, find_trained, load_trained
 from internvl35.config import TINY
 from internvl35.data.dataset_settings import DatasetSettings
 from internvl35.data.encoding import EncodingSettings
 from internvl35.errors import ConfigError
 from internvl35.generate.sampling import SamplingSettings
-from internvl35.scoring import METRICS, Score, available_metrics
+from internvl35.scoring import METRICS
 from internvl35.train.settings import ModelSettings
 
 if TYPE_CHECKING:
     from internvl35.chat import Chat
-    from internvl35.conversation import Piece
     from internvl35.data.encoding import Encoder
     from internvl35.data.mixture import RecordSet
-    from internvl35.data.records import Record
     from internvl35.evals.predictions import Prediction
     from internvl35.evals.result_file import ResultFile
 
@@ -84,8 +74,7 @@ class InferSettings:
     max_batch_size: int = 1
     """Rows answered at once."""
     metric: tuple[str, ...] = ()
-    """How answers are compared: acc, exact_match, rouge, edit_distance; by default all that can
-    be computed."""
+    """How answers are compared: acc, exact_match, rouge, edit_distance; by default all of them."""
     logprobs: bool = False
     """Write how likely each token of an answer was."""
     result_path: str | None = None
@@ -269,7 +258,7 @@ def _answer_rows(chat: Chat, records: RecordSet, trained: Trained, settings: Inf
     if is_streamed and settings.max_batch_size > 1:
         note(f"stream is off: max_batch_size is {settings.max_batch_size}, and one can be streamed")
         is_streamed = False
-    screen = _Screen() if is_streamed else None
+    screen = AnswerScreen() if is_streamed else None
     predictions = predictor.predict(
         start=result.num_lines,
         batch_size=settings.max_batch_size,
@@ -287,9 +276,9 @@ def _answer_rows(chat: Chat, records: RecordSet, trained: Trained, settings: Inf
 
 
 def _write_all(
-    predictions: Iterator[Prediction], result: ResultFile, total: int, screen: _Screen | None
+    predictions: Iterator[Prediction], result: ResultFile, total: int, screen: AnswerScreen | None
 ) -> None:
-    with _bar(total, result.num_lines, is_shown=screen is None) as advance:
+    with show_bar(total, result.num_lines, is_shown=screen is None) as advance:
         for prediction in predictions:
             result.append(prediction)
             if screen is not None:
@@ -327,60 +316,10 @@ def choose_result_path(trained: Trained, settings: InferSettings) -> Path:
     return folder / f"{datetime.now():%Y%m%d-%H%M%S}.jsonl"
 
 
-class _Screen:
-    """Shows questions and answers on stdout, one row after another."""
-
-    def __init__(self) -> None:
-        self._writer = AnswerWriter()
-
-    def show_question(self, record: Record, expected: str | None) -> None:
-        question = next(m.text for m in reversed(record.messages) if m.role != "assistant")
-        self._say(f"[QUERY] {question}\n")
-        if expected is not None:
-            self._say(f"[LABELS] {expected}\n")
-        self._say("[RESPONSE] ")
-
-    def show_piece(self, piece: Piece) -> None:
-        self._writer.write(piece.text, is_thinking=piece.is_thinking)
-
-    def end_answer(self, prediction: Prediction) -> None:
-        if prediction.error is not None:
-            self._say(f"[ERROR] {prediction.error}")
-        self._say(f"\n{'-' * 40}\n")
-
-    @staticmethod
-    def _say(text: str) -> None:
-        typer.echo(printable(text, sys.stdout.encoding), nl=False)
-
-
-@contextmanager
-def _bar(total: int, done: int, *, is_shown: bool) -> Iterator[Callable[[], None]]:
-    if not is_shown or not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    bar = Progress(
-        TextColumn("answering"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True),
-    )  # fmt: skip
-    task = bar.add_task("answer", total=total, completed=done)
-    with bar:
-        yield lambda: bar.advance(task)
-
-
 def _summarize(path: Path, trained: Trained, settings: InferSettings) -> None:
     from internvl35.evals.result_file import score_file, write_metrics
 
-    metrics = [name for name in METRICS if name in settings.metric] or list(available_metrics())
+    metrics = [name for name in METRICS if name in settings.metric] or list(METRICS)
     scores, counts = score_file(path, metrics)
     facts = {
         "model": trained.settings.model.model,
@@ -393,29 +332,3 @@ def _summarize(path: Path, trained: Trained, settings: InferSettings) -> None:
         typer.echo(line)
     typer.echo(f"results: {path}")
     typer.echo(f"figures: {figures}")
-
-
-def describe_scores(scores: Mapping[str, Score], counts: Mapping[str, int]) -> list[str]:
-    """Put figures into lines.
-
-    Args:
-        scores: by name.
-        counts: of rows.
-
-    Returns:
-        A line a score, then one on the rows.
-    """
-    lines = []
-    for name, score in scores.items():
-        interval = ""
-        if score.interval is not None:
-            low, high = score.interval
-            interval = f" ({low:.1%} to {high:.1%})"
-        lines.append(f"{name}: {score.mean:.1%}{interval}")
-    rows = f"rows: {counts['num_rows']}"
-    for key, text in (("num_errors", "left out"), ("num_cut", "cut at max_new_tokens")):
-        if counts[key]:
-            rows += f", {counts[key]} {text}"
-    if counts["num_scored"] < counts["num_rows"] - counts["num_errors"]:
-        rows += f", {counts['num_scored']} with an expected answer"
-    return [*lines, rows]

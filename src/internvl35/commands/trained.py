@@ -16,6 +16,7 @@ from internvl35.commands.terminal import note
 from internvl35.config import TINY
 from internvl35.errors import ConfigError, DataError
 from internvl35.train.arguments import build_settings, setting_groups
+from internvl35.train.checkpoints import list_checkpoints
 from internvl35.train.run_folder import ARGUMENTS_FILE, read_arguments
 from internvl35.train.settings import FinetuneSettings
 
@@ -86,6 +87,11 @@ def find_trained(
     folders = tuple(_find(name, own, marker=ADAPTER_FILE) for name in adapters)
     for name, folder in zip(adapters, folders, strict=True):
         if not (folder / ADAPTER_FILE).is_file():
+            if checkpoints := list_checkpoints(folder):
+                raise ConfigError(
+                    f"{name} is a run folder; pass one of its checkpoints, for example "
+                    f"{checkpoints[-1]}"
+                )
             raise ConfigError(
                 f"{name} holds no {ADAPTER_FILE}, so it is no folder of adapters; pass a "
                 "checkpoint with all weights as --model"
