@@ -227,14 +227,13 @@ def test_bad_rows_are_counted_kept_with_their_reason_and_end_a_run_that_has_too_
     rows, tmp_path
 ):
     path = rows.parent / "some_bad.jsonl"
-    bad = {"messages": [{"role": "user", "content": "<image>What?"},
-                        {"role": "assistant", "content": "x"}], "images": ["absent.png"]}  # fmt: skip
+    bad = json.loads(rows.read_text().splitlines()[0]) | {"images": ["absent.png"]}
     path.write_text(rows.read_text() + json.dumps(bad) + "\n{broken\n")
     with pytest.raises(DataError, match=r"2 of 22 rows cannot be used.*some_bad\.jsonl:21"):
         finetune(_settings(path, tmp_path / "strict"))
     result = finetune(_settings(path, tmp_path / "mild", max_bad_share=0.2, max_steps=1))
-    reasons = [json.loads(line)["reason"]
-               for line in (tmp_path / "mild" / "bad_rows.jsonl").read_text().splitlines()]  # fmt: skip
+    noted = (tmp_path / "mild" / "bad_rows.jsonl").read_text().splitlines()
+    reasons = [json.loads(line)["reason"] for line in noted]
     assert ["absent.png" in reasons[0], "some_bad.jsonl:22" in reasons[1]] == [True, True]
     arguments = json.loads((result.last_checkpoint / "args.json").read_text())
     assert arguments["resolved"]["num_bad_rows"] == 2
@@ -287,3 +286,14 @@ def test_a_run_without_data_says_what_to_pass(tmp_path):
 def test_half_precision_without_loss_scaling_is_refused(rows, tmp_path):
     with pytest.raises(ConfigError, match="use bfloat16"):
         finetune(_settings(rows, tmp_path, torch_dtype="float16"))
+
+
+def test_a_run_is_not_gone_on_with_in_another_way(rows, tmp_path):
+    finetune(_settings(rows, tmp_path, max_steps=2))
+    again = {"resume_from_checkpoint": str(tmp_path), "max_steps": 4}
+    with pytest.raises(ConfigError, match=r"lora_rank is 4 but the run .* began with 8"):
+        finetune(_settings(rows, tmp_path, lora_rank=4, **again))
+    with pytest.raises(ConfigError, match=r"a step has 3 batches .* but 2 in the run"):
+        finetune(_settings(rows, tmp_path, gradient_accumulation_steps=3, **again))
+    finetune(_settings(rows, tmp_path, learning_rate=1e-4, **again))
+    assert len(_curve(tmp_path)) == 4

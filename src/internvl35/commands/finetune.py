@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -76,6 +77,7 @@ def choose_settings(
         ConfigError: if there is no such recipe, or a value is out of range.
     """
     values: dict[str, Any] = dict(PRETRAINING) if command == "pt" else {}
+    values |= _resumed(given)
     if recipe is not None:
         from internvl35.train.recipes import find_recipe
 
@@ -85,6 +87,18 @@ def choose_settings(
         if given.get("deepspeed") is not None:
             values.pop("fsdp", None)
     return build_settings(values | dict(given))
+
+
+def _resumed(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the run that is gone on with, so that none has to be given again."""
+    place = given.get("resume_from_checkpoint")
+    if place is None or given.get("resume_only_model"):
+        return {}
+    from internvl35.train.checkpoints import find_checkpoint
+    from internvl35.train.run_folder import FACTS, read_arguments
+
+    arguments = read_arguments(find_checkpoint(Path(place).expanduser()))
+    return {name: value for name, value in arguments.items() if name not in FACTS}
 
 
 def run_finetuning(command: Command, flags: GivenFlags, recipe: str | None) -> None:

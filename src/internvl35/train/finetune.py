@@ -16,6 +16,7 @@ import torch
 
 from internvl35.data.row_files import write_rows
 from internvl35.errors import ConfigError
+from internvl35.train.arguments import flatten_settings
 from internvl35.train.assembly import Assembly, Start, assemble, load_start
 from internvl35.train.checkpoints import (
     find_checkpoint,
@@ -27,11 +28,11 @@ from internvl35.train.distributed import Workers, start_workers
 from internvl35.train.feed import feed_once, feed_steps
 from internvl35.train.figures import FigureWindow, peak_memory_gib
 from internvl35.train.loop import StepFigures, TrainingLoop
-from internvl35.train.reports import TrainingReport
 from internvl35.train.plan import Plan
+from internvl35.train.reports import TrainingReport
 from internvl35.train.resolution import resolve_learning_rate, resolve_output
 from internvl35.train.rows import PreparedRows, count_data_processes, prepare_rows
-from internvl35.train.run_folder import RunFolder, make_run_folder
+from internvl35.train.run_folder import RunFolder, make_run_folder, read_settings
 from internvl35.train.schedule import Schedule, count_warmup_steps
 from internvl35.train.settings import FinetuneSettings
 from internvl35.train.sft import batch_weight
@@ -99,6 +100,8 @@ class _Run:
         if self.checkpoint is not None and settings.run.resume_only_model:
             settings = _begin_from(settings, self.checkpoint)
             self.checkpoint = None
+        if self.checkpoint is not None:
+            check_resumed(settings, self.checkpoint)
         self.settings = settings
         self.command = command
         self.folder = Path(workers.tell(str(self._choose_folder())))
@@ -141,7 +144,7 @@ class _Run:
             compute_dtype=assembly.compute_dtype,
         )
         if self.checkpoint is not None:
-            self._restore(loop, assembly)
+            self._restore(loop, assembly, rows.plan.settings.batches_per_step)
         self._open_report(start, rows, assembly, loop.step)
         self._train(loop, start, assembly, rows)
         return self._finish(num_steps)
@@ -180,12 +183,18 @@ class _Run:
         )
         self.report.tell(describe_counts(counts))
 
-    def _restore(self, loop: TrainingLoop, assembly: Assembly) -> None:
+    def _restore(self, loop: TrainingLoop, assembly: Assembly, batches_per_step: int) -> None:
         assert self.checkpoint is not None
         progress = load_state(
             self.checkpoint, assembly.model, assembly.stepper.optimizers, self.workers
         )
         loop.step = int(progress["step"])
+        if progress["batches_per_step"] != batches_per_step:
+            raise ConfigError(
+                f"a step has {batches_per_step} batches on all processes together, but "
+                f"{progress['batches_per_step']} in the run that is resumed; with another number "
+                "of processes set gradient_accumulation_steps so that the product stays"
+            )
         self.window = FigureWindow.restore(progress["window"])
         self.seconds = float(progress["seconds"])
         self.best_metric = progress["best_metric"]
@@ -266,7 +275,8 @@ class _Run:
             self.best_metric, self.best_checkpoint = loss, self.last_checkpoint
         best = self.best_checkpoint.name if self.best_checkpoint else None
         progress = {
-            "step": step, "window": self.window.keep(), "seconds": self.seconds,
+            "step": step, "batches_per_step": rows.plan.settings.batches_per_step,
+            "window": self.window.keep(), "seconds": self.seconds,
             "best_metric": self.best_metric, "best_checkpoint": best,
         }  # fmt: skip
         state = {
@@ -279,7 +289,8 @@ class _Run:
         def fill(folder: Path) -> None:
             workers.wait()  # the folder is there
             write_weights(folder, start, assembly, self.settings, workers, self.facts, state)
-            if not self.settings.run.save_only_model:
+            is_deepspeed = self.settings.distributed.deepspeed is not None  # pickles its state
+            if not (self.settings.run.save_only_model or is_deepspeed):
                 path, optimizers = folder / state_file(workers), assembly.stepper.optimizers
                 save_state(path, assembly.model, optimizers, workers, progress)
             workers.wait()
@@ -315,6 +326,38 @@ class _Run:
         """End the progress bar and close files, however the run ended."""
         if self.report is not None:
             self.report.close()
+
+
+FIXED = (
+    "model", "dataset", "val_dataset", "split_dataset_ratio", "data_seed", "dataset_shuffle",
+    "interleave_prob", "stopping_strategy", "columns", "template", "system", "max_length",
+    "truncation_strategy", "max_dynamic_patch", "share_tiles", "video_segments", "video_max_num",
+    "frame_label", "loss_scale", "packing", "packing_length", "packing_max_tiles",
+    "packing_window", "tuner_type", "lora_rank", "lora_alpha", "target_modules",
+    "modules_to_save", "use_dora", "use_rslora", "freeze_vit", "freeze_aligner", "freeze_llm",
+    "per_device_train_batch_size", "optim", "loss_reduction", "group_by_length", "seed",
+)  # fmt: skip
+"""Settings that a run keeps when it is resumed, since rows, weights or moments hang on them."""
+
+
+def check_resumed(settings: FinetuneSettings, checkpoint: Path) -> None:
+    """Refuse to go on with a run in another way than it began.
+
+    Args:
+        settings: of the run now.
+        checkpoint: holds those that it began with.
+
+    Raises:
+        ConfigError: if one of :data:`FIXED` differs.
+    """
+    now, before = flatten_settings(settings), flatten_settings(read_settings(checkpoint))
+    for name in FIXED:
+        if now[name] != before[name]:
+            raise ConfigError(
+                f"{name} is {now[name]!r} but the run of {checkpoint} began with "
+                f"{before[name]!r}; leave it out, or pass resume_only_model true for a new run "
+                "that begins with these weights"
+            )
 
 
 def _checkpoint_to_resume(settings: FinetuneSettings) -> Path | None:
