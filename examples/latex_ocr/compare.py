@@ -11,11 +11,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pictures import Printer, Style
+from pictures import Style, draw_formula
 from PIL import Image, ImageDraw, ImageFont
 
 _CELL = (236, 120)
 _HEAD = 26
+_STYLE = Style("dejavuserif", 22.0, 0, 255, 0.0, 0.5)
 _GROUND, _LINE, _RIGHT, _WRONG = (255, 255, 255), (205, 205, 210), (0, 120, 60), (185, 30, 30)
 
 
@@ -86,7 +87,6 @@ def draw_table(rows: list[tuple[str, str, str, str]], root: Path) -> Image.Image
     pen = ImageDraw.Draw(table)
     for column, title in enumerate(("picture", "formula", "before", "after")):
         pen.text((column * width + 6, 6), title, (0, 0, 0), ImageFont.load_default(14))
-    printer = Printer()
     for number, (picture, truth, *answers) in enumerate(rows):
         top = _HEAD + number * height
         pen.line((0, top, 4 * width, top), _LINE)
@@ -94,10 +94,10 @@ def draw_table(rows: list[tuple[str, str, str, str]], root: Path) -> Image.Image
             shown = image.convert("RGB")
         shown.thumbnail((width - 12, height - 8))
         table.paste(shown, (6, top + 4))
-        _draw_answer(table, (width, top), truth, (0, 0, 0), printer)
+        _draw_answer(table, (width, top), truth, (0, 0, 0))
         for column, answer in enumerate(answers, 2):
             colour = _RIGHT if answer == truth else _WRONG
-            _draw_answer(table, (column * width, top), answer, colour, printer)
+            _draw_answer(table, (column * width, top), answer, colour)
     return table
 
 
@@ -106,14 +106,13 @@ def _draw_answer(
     place: tuple[int, int],
     answer: str,
     colour: tuple[int, int, int],
-    printer: Printer,
 ) -> None:
     """Put an answer into its cell: the formula it makes, if it makes one, over its text."""
     left, top = place
     pen = ImageDraw.Draw(table)
     text = answer if len(answer) <= 34 else answer[:31] + "..."
     pen.text((left + 6, top + 98), text, colour, ImageFont.load_default(12))
-    formula = printer.draw(answer, Style("dejavuserif", 22.0, 0, 255, 0.0, 0.5)) if answer else None
+    formula = draw_formula(answer, _STYLE) if answer else None
     if formula is not None:
         table.paste(formula.crop((0, 10, formula.width, 102)).convert("RGB"), (left + 4, top + 3))
 

@@ -15,12 +15,14 @@ import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from formulas import describe_packages, find_formulas, list_sources
 from latex import LatexError, has_word, list_parts, list_symbols, read_formula, write_formula
-from pictures import Printer, choose_style
+from pictures import TILE, choose_style, draw_formula
 from rich.console import Console
 from rich.progress import track
 
@@ -94,9 +96,9 @@ def main() -> None:
         rows = _draw_rows(by_split[split], split, num_rows, settings, processes, console)
         counts[split] = len(rows)
         _write_rows(settings.output_dir / f"{split}.jsonl", rows)
-        unique = len({row["messages"][1]["content"] for row in rows})
+        unique = len({str(row["messages"]) for row in rows})
         whole = sum(row["kind"] == "whole" for row in rows)
-        wide = sum(row["tiles"] > 1 for row in rows)
+        wide = sum(row["tiles"] != 1 for row in rows)
         console.print(
             f"{split}: {len(rows)} rows, {unique} formulas, {whole} rows of whole formulas, "
             f"{wide} rows of several tiles"
@@ -220,12 +222,12 @@ def _draw_rows(
     console: Console,
 ) -> list[dict[str, object]]:
     """Draw until there are enough rows; when formulas run out, in other styles again."""
-    folder = settings.output_dir / "images" / split
-    folder.mkdir(parents=True, exist_ok=True)
+    (settings.output_dir / "images" / split).mkdir(parents=True, exist_ok=True)
     endless = _in_styles(formulas) if split == "train" else iter(formulas)
     rows: list[dict[str, object]] = []
-    with multiprocessing.Pool(processes, _start_drawing, (folder, settings)) as pool:
-        drawn = pool.imap(_draw_row, _limited(endless, 2 * num_rows + 1000), chunksize=32)
+    with multiprocessing.Pool(processes) as pool:
+        draw = partial(draw_row, split=split, settings=settings)
+        drawn = pool.imap(draw, islice(endless, 2 * num_rows + 1000), chunksize=32)
         for row in track(drawn, f"drawing {split}", num_rows, console=console):
             if row is not None:
                 rows.append(row)
@@ -240,38 +242,29 @@ def _in_styles(formulas: list[Formula]) -> Iterator[Formula]:
     style = 0
     while formulas:
         for formula in formulas:
-            yield Formula(formula.text, formula.kind, style)
+            yield replace(formula, style=style)
         style += 1
 
 
-def _limited(formulas: Iterable[Formula], most: int) -> Iterator[Formula]:
-    for number, formula in enumerate(formulas):
-        if number == most:
-            return
-        yield formula
+def draw_row(formula: Formula, split: str, settings: DataSettings) -> dict[str, object] | None:
+    """Print a formula and describe the row that it makes.
 
+    Args:
+        formula: what is printed.
+        split: ``train``, ``val`` or ``test``, part of the picture's name.
+        settings: folder and font sizes.
 
-class _Drawing:
-    """What a drawing process keeps."""
-
-    folder: Path
-    settings: DataSettings
-    printer: Printer
-
-
-def _start_drawing(folder: Path, settings: DataSettings) -> None:
-    _Drawing.folder, _Drawing.settings, _Drawing.printer = folder, settings, Printer()
-
-
-def _draw_row(formula: Formula) -> dict[str, object] | None:
-    settings = _Drawing.settings
+    Returns:
+        The row; None if matplotlib does not know the formula or it does not fit.
+    """
     key = f"{settings.seed}/{formula.style}/{formula.text}"
     style = choose_style(random.Random(key), (settings.min_size, settings.max_size))
-    image = _Drawing.printer.draw(formula.text, style, settings.max_columns)
+    image = draw_formula(formula.text, style, settings.max_columns)
     if image is None:
         return None
     name = hashlib.sha256(f"{key}/{style}".encode()).hexdigest()[:16] + ".png"
-    path = _Drawing.folder / name
+    place = f"images/{split}/{name}"
+    path = settings.output_dir / place
     if not path.exists():
         partial = path.with_suffix(f".{os.getpid()}.partial")
         image.save(partial, format="PNG")
@@ -281,10 +274,10 @@ def _draw_row(formula: Formula) -> dict[str, object] | None:
             {"role": "user", "content": "<image>" + QUERY},
             {"role": "assistant", "content": formula.text},
         ],
-        "images": [f"images/{_Drawing.folder.name}/{name}"],
+        "images": [place],
         "kind": formula.kind,
         "font": style.font,
-        "tiles": image.width // 112,
+        "tiles": image.width // TILE,
     }
 
 

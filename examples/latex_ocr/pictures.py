@@ -62,40 +62,34 @@ def choose_style(rng: random.Random, sizes: tuple[float, float]) -> Style:
     )
 
 
-class Printer:
-    """Draws formulas; one for many, since the parser is slow to set up."""
+def draw_formula(formula: str, style: Style, max_columns: int = 2) -> Image.Image | None:
+    """Draw a formula.
 
-    def __init__(self) -> None:
-        self._parser = MathTextParser("agg")
+    Args:
+        formula: LaTeX without dollar signs.
+        style: how it is printed.
+        max_columns: most tiles the picture is wide.
 
-    def draw(self, formula: str, style: Style, max_columns: int = 2) -> Image.Image | None:
-        """Draw a formula.
-
-        Args:
-            formula: LaTeX without dollar signs.
-            style: how it is printed.
-            max_columns: most tiles the picture is wide.
-
-        Returns:
-            A picture in mode L, or None if mathtext does not know the formula or it does not fit.
-        """
-        font = FontProperties(size=style.size, math_fontfamily=style.font)
-        try:
-            print_ = self._parser.parse(f"${formula}$", dpi=72, prop=font)
-        except (ValueError, RuntimeError):
-            return None
-        mask = np.asarray(print_.image)
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        if not len(rows):
-            return None
-        mask = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        height, width = mask.shape
-        num_tiles = -(-(width + 2 * _MARGIN) // TILE)
-        if num_tiles > max_columns or height + 2 * _MARGIN > TILE:
-            return None
-        left = _MARGIN + round(style.x * (num_tiles * TILE - 2 * _MARGIN - width))
-        top = _MARGIN + round(style.y * (TILE - 2 * _MARGIN - height))
-        levels = np.full((TILE, num_tiles * TILE), style.paper, dtype=np.float32)
-        share = mask.astype(np.float32) / 255
-        levels[top : top + height, left : left + width] += share * (style.ink - style.paper)
-        return Image.fromarray(levels.round().astype(np.uint8))
+    Returns:
+        A picture in mode L, or None if mathtext does not know the formula or it does not fit.
+    """
+    font = FontProperties(size=style.size, math_fontfamily=style.font)
+    try:
+        print_ = MathTextParser("agg").parse(f"${formula}$", dpi=72, prop=font)
+    except (ValueError, RuntimeError):
+        return None
+    mask = np.asarray(print_.image)
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return None
+    mask = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    height, width = mask.shape
+    num_tiles = -(-(width + 2 * _MARGIN) // TILE)
+    if num_tiles > max_columns or height + 2 * _MARGIN > TILE:
+        return None
+    left = _MARGIN + round(style.x * (num_tiles * TILE - 2 * _MARGIN - width))
+    top = _MARGIN + round(style.y * (TILE - 2 * _MARGIN - height))
+    levels = np.full((TILE, num_tiles * TILE), style.paper, dtype=np.float32)
+    share = mask.astype(np.float32) / 255
+    levels[top : top + height, left : left + width] += share * (style.ink - style.paper)
+    return Image.fromarray(levels.round().astype(np.uint8))
