@@ -93,11 +93,33 @@ def test_epochs_may_be_cut_and_steps_may_be_given():
     sizes = _sizes([3] * 10)
     assert Plan(sizes, PlanSettings(num_epochs=0.25)).num_steps == 3
     assert Plan(sizes, PlanSettings(num_epochs=1.5)).num_steps == 15
+    assert Plan(sizes, PlanSettings(num_epochs=1.1)).num_steps == 11
     plan = Plan(sizes, PlanSettings(num_epochs=1, max_steps=25))
     assert plan.num_steps == 25
     assert plan.locate(24) == (2, 4)
     assert plan.epoch_at(25) == pytest.approx(2.5)
     assert plan.epoch_at(0) == 0
+
+
+@pytest.mark.parametrize("is_packed", [True, False])
+def test_epochs_are_planned_when_they_are_needed(monkeypatch, is_packed):
+    planned = []
+    plan_epoch = Plan._plan_epoch
+
+    def count(self, epoch):
+        planned.append(epoch)
+        return plan_epoch(self, epoch)
+
+    monkeypatch.setattr(Plan, "_plan_epoch", count)
+    settings = PlanSettings(num_epochs=5, is_packed=is_packed, pack_tokens=64)
+    plan = Plan(_sizes([3] * 10), settings)
+    assert planned == (list(range(5)) if is_packed else [])
+    planned.clear()
+    for step in range(plan.num_steps):
+        plan.step(step)
+        plan.epoch_at(step + 1)
+    # the last two are known still, then each is planned as it begins
+    assert planned == ([0, 1, 2, 3, 4] if is_packed else list(range(5)))
 
 
 def test_nothing_to_train_on_is_said():

@@ -7,6 +7,7 @@ Sizes are measured by :mod:`internvl35.train.measure`; packs by :mod:`internvl35
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -110,10 +111,23 @@ class Plan:
 
     def _count_steps(self, num_epochs: float) -> int:
         whole = int(num_epochs)
-        steps = sum(len(self._epoch(number)) for number in range(whole))
+        steps = sum(self._length(number) for number in range(whole))
         if part := num_epochs - whole:
-            steps += math.ceil(len(self._epoch(whole)) * part)
+            # 1.1 epochs of 10 steps are 11 steps, though 0.1 is a little more than a tenth
+            steps += math.ceil(round(self._length(whole) * part, 9))
         return steps
+
+    def _length(self, epoch: int) -> int:
+        """Steps of an epoch; only packs have to be planned to know."""
+        while len(self._ends) <= epoch:
+            number = len(self._ends)
+            if self.settings.is_packed:
+                steps = len(self._epoch(number))
+            else:
+                num_batches = -(-len(self.sizes.good) // self.settings.batch_size)
+                steps = -(-num_batches // self.settings.batches_per_step)
+            self._ends.append(steps + (self._ends[-1] if self._ends else 0))
+        return self._ends[epoch] - (self._ends[epoch - 1] if epoch else 0)
 
     def step(self, number: int) -> tuple[Rows, ...]:
         """The micro-batches of a step, on all processes together.
@@ -132,9 +146,8 @@ class Plan:
     def locate(self, number: int) -> tuple[int, int]:
         """Epoch of a step and its place in it, both counted from 0."""
         while not self._ends or self._ends[-1] <= number:
-            start = self._ends[-1] if self._ends else 0
-            self._ends.append(start + len(self._epoch(len(self._ends))))
-        epoch = next(index for index, end in enumerate(self._ends) if number < end)
+            self._length(len(self._ends))
+        epoch = bisect.bisect_right(self._ends, number)
         return epoch, number - (self._ends[epoch - 1] if epoch else 0)
 
     def epoch_at(self, num_done: int) -> float:
@@ -142,12 +155,12 @@ class Plan:
         if num_done == 0:
             return 0.0
         epoch, within = self.locate(num_done - 1)
-        return epoch + (within + 1) / len(self._epoch(epoch))
+        return epoch + (within + 1) / self._length(epoch)
 
     def is_epoch_end(self, num_done: int) -> bool:
         """Whether an epoch ends with a number of steps done."""
         epoch, within = self.locate(num_done - 1)
-        return within + 1 == len(self._epoch(epoch))
+        return within + 1 == self._length(epoch)
 
     def _plan_epoch(self, epoch: int) -> tuple[tuple[Rows, ...], ...]:
         settings = self.settings
