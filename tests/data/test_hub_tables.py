@@ -27,6 +27,23 @@ def offline(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+class Builder:
+    """What the library returns for a set of the hub."""
+
+    def __init__(self, loaded: Any, *files: str) -> None:
+        self.loaded = loaded
+        self.config = SimpleNamespace(data_files={"train": list(files)})
+        self.is_prepared = False
+
+    def download_and_prepare(self) -> None:
+        self.is_prepared = True
+
+    def as_dataset(self) -> Any:
+        return self.loaded
 
 
 def make_formulas(folder: Path) -> Path:
@@ -156,7 +173,7 @@ def test_a_set_that_cannot_be_fetched_says_what_to_do(
     def load(*args: Any, **kwargs: Any) -> None:
         raise error
 
-    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(datasets, "load_dataset_builder", load)
     with pytest.raises(DataError, match=message):
         open_hub_tables(DatasetName("owner/name", subsets=("x",)), HubAccess())
 
@@ -171,13 +188,13 @@ def test_a_set_that_needs_code_is_taken_from_its_parquet_copy(
         asked.append(options)
         if options["revision"] is None:
             raise RuntimeError("Dataset scripts are no longer supported, but found name.py")
-        return {"train": rows}
+        return Builder({"train": rows})
 
-    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(datasets, "load_dataset_builder", load)
     (table,) = open_hub_tables(DatasetName("owner/name", subsets=("sub",)), HubAccess(token="t"))
     assert isinstance(table, ArrowTable)
     assert asked[1] == {"data_dir": "sub", "revision": "refs/convert/parquet", "token": "t"}
-    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **o: load("", revision=None))
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *a, **o: load("", revision=None))
     with pytest.raises(DataError, match="scripts are no longer supported"):
         open_hub_tables(DatasetName("owner/name", subsets=("sub",)), HubAccess(revision="v2"))
 

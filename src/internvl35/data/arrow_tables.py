@@ -14,21 +14,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub.errors
-
 from internvl35.data.dataset_names import ALL_SUBSETS
+from internvl35.data.own_files import HTTP_ERROR, check_folder, load_own
 from internvl35.data.records import DEFAULTS, RowDefaults
 from internvl35.errors import ConfigError, DataError
 
 TRAIN = "train"
 """Split that is taken where a set has several."""
 
-# huggingface_hub changed its HTTP library between versions; its own error derives from the root of
-# whichever it uses, which is what a connection lost half-way raises
-_HTTP_ERROR: type[Exception] = next(
-    kind for kind in huggingface_hub.errors.HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError"
-)
-_ERRORS = (OSError, ValueError, TypeError, LookupError, RuntimeError, _HTTP_ERROR)
+_ERRORS = (OSError, ValueError, TypeError, LookupError, RuntimeError, ImportError, HTTP_ERROR)
 
 
 class ArrowTable:
@@ -175,12 +169,18 @@ def load_folder(
     """
     datasets = import_datasets()
     path = str(folder.absolute())
+    is_foreign = defaults.confined_to is not None
+    if is_foreign:
+        check_folder(folder, label)
     tables = []
     try:
         known = datasets.get_dataset_config_names(path)
         for subset in choose_subsets(subsets, known, label, folder=folder):
             where = {"name": subset} if subset in known else {"data_dir": subset}
-            loaded = datasets.load_dataset(path, **where)
+            if is_foreign:
+                loaded = load_own(datasets, path, label, **where)
+            else:
+                loaded = datasets.load_dataset(path, **where)
             named = label if subset == "default" else f"{label}:{subset}"
             tables += as_tables(loaded, named, splits, root=folder, defaults=defaults)
     except loading_errors(datasets) as error:

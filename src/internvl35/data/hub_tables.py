@@ -26,6 +26,7 @@ from internvl35.data.arrow_tables import (
     loading_errors,
 )
 from internvl35.data.dataset_names import ALL_SUBSETS, DatasetName, Hub
+from internvl35.data.own_files import check_folder, check_repository, load_own
 from internvl35.data.records import DEFAULTS, RowDefaults
 from internvl35.data.tables import Table
 from internvl35.errors import ConfigError, DataError
@@ -151,6 +152,10 @@ def _open_hugging_face(
         Path(datasets.config.EXTRACTED_DATASETS_PATH),
     )
     defaults = replace(defaults, confined_to=folders)
+    if Path(place).is_dir():  # which the library takes for the set
+        check_folder(Path(place), place)
+    else:
+        check_repository(place, revision=access.revision, token=access.token)
     tables: list[ArrowTable] = []
     try:
         subsets = wanted.subsets
@@ -171,12 +176,14 @@ def _open_hugging_face(
 def _load_hugging_face(datasets: Any, place: str, subset: str, access: HubAccess) -> Any:
     name = None if subset == "default" else subset
     try:
-        return datasets.load_dataset(place, name=name, revision=access.revision, token=access.token)
+        return load_own(
+            datasets, place, place, name=name, revision=access.revision, token=access.token
+        )
     except RuntimeError as error:
         if "scripts are no longer supported" not in str(error) or access.revision is not None:
             raise
-        return datasets.load_dataset(
-            place, data_dir=subset, revision=PARQUET_COPY, token=access.token
+        return load_own(
+            datasets, place, place, data_dir=subset, revision=PARQUET_COPY, token=access.token
         )
 
 
