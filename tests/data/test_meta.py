@@ -90,6 +90,9 @@ def test_a_length_that_is_not_the_number_of_rows_is_reported(
         ({"annotation": "a.jsonl", "repeat_time": True}, "repeat_time is True"),
         ({"annotation": "a.jsonl", "data_augment": "no"}, "data_augment is 'no'"),
         ({"annotation": "a.jsonl", "max_dynamic_patch": 0}, "max_dynamic_patch is 0"),
+        ({"annotation": "a.jsonl", "max_dynamic_patch": 10**9}, "needed: .* 1 to 1024"),
+        ({"annotation": "~nobody-of-this-name/a.jsonl"}, "is no file"),
+        ({"annotation": "a.jsonl", "repeat_time": 1e12}, "repeat_time is 1000000000000.0"),
     ],
 )
 def test_an_entry_that_is_wrong_is_named(folder: Path, entry: Any, message: str) -> None:

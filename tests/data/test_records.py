@@ -43,6 +43,10 @@ VALUES = st.recursive(
 ASK = {"role": "user", "content": "Q"}
 ANSWER = {"role": "assistant", "content": "A"}
 
+NESTED: list[Any] = []
+for _ in range(100_000):
+    NESTED = [NESTED]
+
 
 def test_the_announced_row_is_read() -> None:
     row = {
@@ -76,6 +80,7 @@ def test_the_row_in_the_announcement_is_read() -> None:
     [
         ({"messages": [ASK, ANSWER]}, talk("Q", "A")),
         ({"conversations": [ASK, ANSWER]}, talk("Q", "A")),
+        ({"conversation": [ASK, ANSWER]}, talk("Q", "A")),
         ({"messages": json.dumps([ASK, ANSWER])}, talk("Q", "A")),
         ({"messages": [ASK, ANSWER], "system": "S"}, talk("Q", "A", system="S")),
         (
@@ -241,7 +246,7 @@ def test_tools_and_their_calls_are_read() -> None:
             "content": None,
             "tool_calls": [{"type": "function", "function": call}],
         },
-        {"role": "tool", "content": [{"type": "image", "image": "plot.png"}]},
+        {"role": "tool", "content": "an <image> of 3"},
         ANSWER,
     ]
     record = read({"messages": turns, "tools": tools})
@@ -252,7 +257,7 @@ def test_tools_and_their_calls_are_read() -> None:
         Message("tool", "2"),
         Message("tool", '{"result": 3}'),
         Message("assistant", written),
-        Message("tool", "<image>\n"),
+        Message("tool", "an <image> of 3"),  # text: only users show pictures
         Message("assistant", "A"),
     )
     assert json.loads(record.tools or "") == tools
@@ -356,9 +361,8 @@ def test_any_row_is_read_or_refused(row: dict[str, Any]) -> None:
     except DataError:
         return
     assert record.messages
-    shown = [m.text for m in record.messages if m.role != "assistant" or len(record.messages) == 1]
-    if record.messages[0].role != "system":
-        assert sum(text.count("<image>") for text in shown) == len(record.images)
+    shown = [m.text for m in record.messages if m.role == "user" or len(record.messages) == 1]
+    assert sum(text.count("<image>") for text in shown) == len(record.images)
 
 
 @pytest.mark.parametrize(
@@ -387,7 +391,11 @@ def test_any_row_is_read_or_refused(row: dict[str, Any]) -> None:
         ({"messages": [{"role": "user", "content": [5]}]}, "a part is of type int"),
         (
             {"messages": [ASK, {"role": "assistant", "content": [{"type": "image"}]}]},
-            "message 2: only a message of the user or of a tool may show images",
+            "message 2: only a message of the user may show images",
+        ),
+        (
+            {"messages": [ASK, ANSWER, {"role": "tool", "content": [{"type": "image"}]}, ANSWER]},
+            "message 3: only a message of the user may show images",
         ),
         ({"messages": [ASK], "system": 5}, "system is of type int"),
         (
@@ -398,11 +406,15 @@ def test_any_row_is_read_or_refused(row: dict[str, Any]) -> None:
         ({"query": "<video>", "response": "A"}, "1 <video> marks but 0 videos"),
         ({"query": {"a": 1}, "response": "A"}, "the question is of type dict"),
         ({"query": "Q", "response": False}, "the answer is of type bool"),
+        ({"query": "Q", "response": float("nan")}, "the answer is nan; needed: a text"),
+        ({"query": "Q", "response": "A", "audios": ["a.wav"]}, "the row has audio, which"),
+        ({"query": "Q", "response": "A", "history": NESTED}, "nested too deeply"),
         ({"query": "Q", "history": ["Q"]}, "history holds 'Q'; needed: pairs"),
         ({"query": "<bbox>", "response": "A"}, "marks but the row has no objects"),
         ({"query": "Q", "response": "A", "tools": "{"}, "tools is not valid JSON"),
         ({"query": "Q", "response": "A", "tools": {"a": 1}}, "tools is of type dict"),
         ({"query": "Q", "response": "A", "max_dynamic_patch": 0}, "max_dynamic_patch is 0"),
+        ({"query": "Q", "response": "A", "max_dynamic_patch": 10**9}, "1 to 1024"),
         ({"query": "Q", "response": "A", "data_augment": 1}, "data_augment is 1"),
         ({"query": "Q", "response": "A", "images": [[]]}, "cannot be of type list"),
         ({"messages": [{"role": "system", "content": "S"}], "image": "a"}, "no user's message"),

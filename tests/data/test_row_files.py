@@ -100,3 +100,9 @@ def test_columns_without_a_form_in_json_are_kept_as_text(tmp_path: Path) -> None
     row = json.loads(path.read_text())
     assert row["sound"] == {"bytes": "YWJj"}
     assert row["at"] == "x"
+
+
+def test_half_a_character_in_a_column_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    write_rows([read({"query": "Q", "response": "A", "note": "cut \ud83d off"})], path)
+    assert read_back(path)[0].extra == {"note": "cut \ud83d off"}

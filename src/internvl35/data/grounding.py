@@ -6,7 +6,6 @@ A box is ``<box>[[x1, y1, x2, y2]]</box>`` in thousandths of the picture's sides
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ BOX_MARK = "<bbox>"
 
 _MARKS = re.compile(f"{re.escape(REF_MARK)}|{re.escape(BOX_MARK)}")
 _SCALE = 1000
+_FARTHEST = 1e9
 
 
 @dataclass(frozen=True)
@@ -132,13 +132,15 @@ def _read_boxes(entry: Any, number: int) -> tuple[Box, ...]:
         is_box = _is_list(box) and len(box) in (2, 4)
         if not is_box or not all(_is_number(side) for side in box):
             raise DataError(
-                f"entry {number} of objects.bbox is {box!r}; needed: [x1, y1, x2, y2] or [x, y]"
+                f"entry {number} of objects.bbox is {repr(box)[:80]}; needed: [x1, y1, x2, y2] or "
+                "[x, y]"
             )
     return tuple(tuple(float(side) for side in box) for box in boxes)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and type(value) is not bool and math.isfinite(value)
+    is_number = isinstance(value, (int, float)) and type(value) is not bool
+    return is_number and -_FARTHEST < value < _FARTHEST  # not-a-number is not
 
 
 def _write_boxes(objects: Objects, image_size: Callable[[int], tuple[int, int]]) -> list[str]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from internvl35.data.records import DEFAULTS, RowDefaults
+from internvl35.data.records import DEFAULTS, RowDefaults, read_augment, read_tiles
 from internvl35.data.tables import Table, open_file
 from internvl35.errors import DataError
 
@@ -24,6 +24,7 @@ _LOGGER = logging.getLogger(__name__)
 META_FILE = "meta.json"
 """Name under which such a file is looked for in a folder."""
 
+_MAX_REPEAT = 10_000
 _HEAD_BYTES = 1 << 16
 _ENTRY = re.compile(rb'\A(?:\xef\xbb\xbf)?\s*\{\s*"(?:[^"\\]|\\.)*"\s*:\s*\{')
 _ANNOTATION = re.compile(rb'"annotation"\s*:\s*"')
@@ -117,15 +118,10 @@ def _open_entry(name: str, entry: Any, folder: Path, defaults: RowDefaults) -> S
     if not annotation.is_file():
         raise DataError(f"annotation {annotation} is no file")
     root = _take_text(entry, "root", "")
-    augment, patches = entry.get("data_augment"), entry.get("max_dynamic_patch")
-    if augment is not None and not isinstance(augment, bool):
-        raise DataError(f"data_augment is {augment!r}; needed: true or false")
-    if patches is not None and (type(patches) is not int or patches < 1):
-        raise DataError(f"max_dynamic_patch is {patches!r}; needed: a whole number of at least 1")
     own = replace(
         defaults,
-        data_augment=defaults.data_augment if augment is None else augment,
-        max_dynamic_patch=defaults.max_dynamic_patch if patches is None else patches,
+        data_augment=read_augment(entry.get("data_augment"), defaults.data_augment),
+        max_dynamic_patch=read_tiles(entry.get("max_dynamic_patch"), defaults.max_dynamic_patch),
     )
     table = open_file(annotation, root=_locate(root, folder) if root else None, defaults=own)
     length = entry.get("length")
@@ -147,12 +143,16 @@ def _take_text(entry: Mapping[str, Any], key: str, default: str | None = None) -
 def _take_repeat(entry: Mapping[str, Any]) -> float:
     repeat = entry.get("repeat_time", 1)
     is_number = isinstance(repeat, (int, float)) and type(repeat) is not bool
-    if not is_number or not math.isfinite(repeat) or repeat <= 0:
-        raise DataError(f"repeat_time is {repeat!r}; needed: a number above 0")
+    if not is_number or not 0 < repeat <= _MAX_REPEAT:
+        raise DataError(
+            f"repeat_time is {repr(repeat)[:80]}; needed: a number above 0, at most {_MAX_REPEAT}"
+        )
     return float(repeat)
 
 
 def _locate(text: str, folder: Path) -> Path:
-    given = Path(text).expanduser()
+    given = Path(text)
+    with suppress(RuntimeError):  # ~name of nobody
+        given = given.expanduser()
     beside = folder / given
     return given if not beside.exists() and given.exists() else beside

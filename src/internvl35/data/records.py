@@ -37,8 +37,19 @@ RESPONSE_COLUMNS = (
 )  # fmt: skip
 """Columns that hold the answer, the first one found."""
 
-_JSON_COLUMNS = ("messages", "conversations", "images", "videos", "history", "objects")
+_JSON_COLUMNS = (
+    "messages",
+    "conversations",
+    "conversation",
+    "images",
+    "videos",
+    "history",
+    "objects",
+)
 """Columns that tables of plain text, such as CSV, hold as JSON."""
+
+MAX_TILES = 1024
+"""Most tiles of a picture that a row may ask for; a hundred times that would take forever."""
 
 _PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -112,6 +123,8 @@ def read_record(
         return _read(_Columns(row, defaults.columns), origin, root, defaults)
     except (DataError, PromptError) as error:
         raise DataError(f"{origin}: {error}") from error
+    except RecursionError as error:
+        raise DataError(f"{origin}: the row is nested too deeply") from error
 
 
 class _Columns:
@@ -150,6 +163,11 @@ def _read(columns: _Columns, origin: str, root: Path | None, defaults: RowDefaul
     folder = MediaFolder(root, defaults.confined_to)
     images = _as_list(columns.take("images", "image", "file_name"))
     videos = _take_videos(columns)
+    if _as_list(columns.take("audios", "audio")):
+        raise DataError(
+            "the row has audio, which these models do not hear; drop the column, or name it "
+            "something else by columns"
+        )
     slots = Slots()
     messages = _with_system(_read_turns(columns, slots, defaults), _take_system(columns))
     if not messages:
@@ -168,8 +186,8 @@ def _read(columns: _Columns, origin: str, root: Path | None, defaults: RowDefaul
         tuple(read_video(video, folder) for video in videos),
         tools=_take_tools(columns),
         objects=objects,
-        max_dynamic_patch=_take_tiles(columns, defaults.max_dynamic_patch),
-        data_augment=_take_augment(columns, defaults.data_augment),
+        max_dynamic_patch=read_tiles(columns.take("max_dynamic_patch"), defaults.max_dynamic_patch),
+        data_augment=read_augment(columns.take("data_augment"), defaults.data_augment),
         origin=origin,
         extra=columns.left,
     )
@@ -202,7 +220,7 @@ def _take_videos(columns: _Columns) -> list[Any]:
 def _read_turns(columns: _Columns, slots: Slots, defaults: RowDefaults) -> tuple[Message, ...]:
     query = defaults.query
     if query is None:
-        entries = columns.take("messages", "conversations")
+        entries = columns.take("messages", "conversations", "conversation")
         if entries is not None:
             return read_messages(entries, slots)
         query = _take_query(columns)
@@ -282,17 +300,41 @@ def _take_tools(columns: _Columns) -> str | None:
     return json.dumps(tools, ensure_ascii=False)
 
 
-def _take_tiles(columns: _Columns, default: int | None) -> int | None:
-    value = columns.take("max_dynamic_patch")
+def read_tiles(value: Any, default: int | None) -> int | None:
+    """Check how many tiles a picture may have.
+
+    Args:
+        value: of ``max_dynamic_patch``; None where it is missing.
+        default: what holds then.
+
+    Returns:
+        The number.
+
+    Raises:
+        DataError: if it is something else.
+    """
     if value is None:
         return default
-    if type(value) is not int or value < 1:
-        raise DataError(f"max_dynamic_patch is {value!r}; needed: a whole number of at least 1")
+    if type(value) is not int or not 1 <= value <= MAX_TILES:
+        raise DataError(
+            f"max_dynamic_patch is {repr(value)[:80]}; needed: a whole number, 1 to {MAX_TILES}"
+        )
     return value
 
 
-def _take_augment(columns: _Columns, default: bool | None) -> bool | None:
-    value = columns.take("data_augment")
+def read_augment(value: Any, default: bool | None) -> bool | None:
+    """Check whether pictures are augmented.
+
+    Args:
+        value: of ``data_augment``; None where it is missing.
+        default: what holds then.
+
+    Returns:
+        Whether they are.
+
+    Raises:
+        DataError: if it is something else.
+    """
     if value is None:
         return default
     if not isinstance(value, bool):

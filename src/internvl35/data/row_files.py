@@ -48,7 +48,8 @@ def write_rows(records: Iterable[Record], path: Path) -> int:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     count = 0
     try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
+        # half a character of UTF-16 becomes its escape, which JSON knows
+        with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
             for record in records:
                 count += 1
                 row = _write(record, folder, f"{count:06d}")

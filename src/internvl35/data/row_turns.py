@@ -7,6 +7,7 @@ one another as a prompt needs it, to :mod:`internvl35.data.turns`. No counterpar
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -155,6 +156,8 @@ def _is_list(value: Any) -> bool:
 def _as_text(value: Any, name: str) -> str:
     if isinstance(value, str):
         return value
+    if isinstance(value, float) and not math.isfinite(value):
+        raise DataError(f"{name} is {value}; needed: a text")  # how tables write a missing one
     if isinstance(value, (int, float)) and type(value) is not bool:
         return str(value)
     raise DataError(f"{name} is of type {type(value).__name__}; needed: a text")
@@ -184,7 +187,7 @@ def _role_of(entry: Any) -> Role | str:
 
 def _read_message(entry: Mapping[str, Any], slots: Slots, *, is_text: bool) -> Message:
     role = _role_of(entry)
-    may_show = is_text or role in ("user", "tool")
+    may_show = is_text or role == "user"
     thinking = entry.get("reasoning_content", entry.get("thinking"))
     content = entry.get("content", entry.get("value"))
     if _is_list(content) and role != CALL:
@@ -260,7 +263,7 @@ def _read_parts(parts: Sequence[Any], slots: Slots, *, may_show: bool) -> tuple[
         elif kind == "thinking":
             thinking = _as_text(part.get("thinking"), "the thinking of a part")
         elif not may_show:
-            raise DataError(f"only a message of the user or of a tool may show {kind}s")
+            raise DataError(f"only a message of the user may show {kind}s")
         else:
             getattr(slots, kind).append(_value_of(part, kind))
             texts.append(f"{_KINDS[kind]}\n")
