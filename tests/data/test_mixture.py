@@ -102,6 +102,16 @@ def test_a_set_of_its_own_is_evaluated_on(tmp_path: Path, caplog: pytest.LogCapt
     assert "split_dataset_ratio is not used" in caplog.text
 
 
+def test_rows_to_evaluate_on_keep_the_order_of_their_files(tmp_path: Path) -> None:
+    names = [make_file(tmp_path / f"{stem}.jsonl", 9) for stem in "ab"]
+    _, val = select_records(DatasetSettings((), tuple(names)))
+    assert texts(val) == [f"{stem} {number}" for stem in "ab" for number in range(9)]
+    train, val = select_records(DatasetSettings((f"{names[0]}#6",), split_dataset_ratio=0.5))
+    assert texts(val) == sorted(texts(val))
+    assert texts(train) != sorted(texts(train))
+    assert texts(train.in_order()) == sorted(texts(train))
+
+
 def test_a_set_that_is_named_twice_keeps_its_parts_apart(tmp_path: Path) -> None:
     name = make_file(tmp_path / "a.jsonl", 40)
     train, val = select_records(

@@ -114,6 +114,10 @@ class RecordSet(Sequence[Record]):
         """
         return RecordSet(self._tables, self.row_ids[np.asarray(indices, dtype=np.int64)])
 
+    def in_order(self) -> RecordSet:
+        """Name the same rows in the order in which they stand in their tables."""
+        return RecordSet(self._tables, np.sort(self.row_ids))
+
     @property
     def fingerprint(self) -> str:
         """A text that changes when a file behind the rows, or the choice of rows, does."""
@@ -150,7 +154,8 @@ def select_records(
             their file, or the root that a list of data sets names.
 
     Returns:
-        Rows to train on and rows to evaluate on; either may be empty.
+        Rows to train on, and rows to evaluate on in the order of their files; either may be
+        empty.
 
     Raises:
         ConfigError: if a name does not follow the grammar or a package is missing.
@@ -176,7 +181,7 @@ def select_records(
     if ratio and len(parts) > 1:  # a set that is named twice is split twice
         held_out = np.concatenate(val)
         train = train[~np.isin(train, held_out)]
-    return RecordSet(opened.tables, train), RecordSet(opened.tables, _join(val))
+    return RecordSet(opened.tables, train), RecordSet(opened.tables, _join(val)).in_order()
 
 
 class _Opened:
