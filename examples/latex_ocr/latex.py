@@ -320,12 +320,11 @@ def has_word(row: Row) -> bool:
 
 
 def _is_balanced(atoms: tuple[Atom, ...]) -> bool:
-    """Tell whether brackets fit and hold something; of bars, an even number does."""
-    depth, bars, before = 0, 0, ""
+    """Tell whether brackets fit; of bars, an even number does."""
+    depth, bars = 0, 0
     for atom in atoms:
         depth += (atom.name in _OPENING) - (atom.name in _CLOSING)
         bars += atom.name in ("|", r"\|")
-        if depth < 0 or (before in _OPENING and atom.name in _CLOSING):
+        if depth < 0:
             return False
-        before = atom.name
     return depth == 0 and bars % 2 == 0

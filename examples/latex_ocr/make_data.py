@@ -46,13 +46,13 @@ class DataSettings:
     """Rows for evaluation during training."""
     test_rows: int = 500
     """Rows for the figures before and after."""
-    max_length: int = 20
+    max_length: int = 12
     """Longest formula in characters of LaTeX."""
     min_count: int = 30
     """A formula is left out if a symbol of it stands in fewer formulas than this."""
-    max_columns: int = 2
+    max_columns: int = 1
     """Most tiles of 112 pixels that a picture is wide."""
-    min_size: float = 18.0
+    min_size: float = 20.0
     """Smallest font size in pixels."""
     max_size: float = 26.0
     """Largest font size in pixels."""
@@ -266,9 +266,9 @@ def draw_row(formula: Formula, split: str, settings: DataSettings) -> dict[str, 
     place = f"images/{split}/{name}"
     path = settings.output_dir / place
     if not path.exists():
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        image.save(partial, format="PNG")
-        os.replace(partial, path)
+        unfinished = path.with_suffix(f".{os.getpid()}.partial")
+        image.save(unfinished, format="PNG")
+        os.replace(unfinished, path)
     return {
         "messages": [
             {"role": "user", "content": "<image>" + QUERY},
@@ -282,10 +282,10 @@ def draw_row(formula: Formula, split: str, settings: DataSettings) -> dict[str, 
 
 
 def _write_rows(path: Path, rows: list[dict[str, object]]) -> None:
-    partial = path.with_suffix(".partial")
+    unfinished = path.with_suffix(".partial")
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    partial.write_text("".join(lines), encoding="utf-8")
-    os.replace(partial, path)
+    unfinished.write_text("".join(lines), encoding="utf-8")
+    os.replace(unfinished, path)
 
 
 if __name__ == "__main__":

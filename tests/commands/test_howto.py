@@ -13,6 +13,7 @@ from internvl35 import cli
 from internvl35.commands.infer import InferSettings
 
 HOWTO = Path(__file__).parents[2] / "docs" / "howto"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 PAGES = {"chat.md": ["chat"], "convert.md": ["convert"], "train-tiny.md": ["train", "tiny"]}
 TRAINED_PAGES = {"infer.md": "infer", "export.md": "export"}
 
@@ -60,3 +61,18 @@ def test_the_page_on_infer_names_every_flag_of_its_own():
     own = {f"--{field.name}" for field in fields(InferSettings)}
     rare = {"--load_args", "--infer_backend", "--quant_bits", "--top_k", "--repetition_penalty"}
     assert {flag for flag in own if flag not in text} == rare
+
+
+@pytest.mark.parametrize("page", [HOWTO / "finetune.md", EXAMPLES / "latex_ocr" / "README.md"])
+def test_pages_on_fine_tuning_name_only_flags_that_there_are(page):
+    text = page.read_text(encoding="utf-8")
+    scripts = "".join(
+        file.read_text(encoding="utf-8") for file in (EXAMPLES / "latex_ocr").glob("*.py")
+    )
+    named = set(re.findall(r"--[a-z][a-z0-9_-]*", text))
+    known = set().union(*(flags_of([name]) for name in ("sft", "infer", "export", "chat")))
+    known |= flags_of(["data", "check"]) | {"--nproc_per_node", "--logdir"}
+    known |= {f"--{name.replace('_', '-')}" for name in re.findall(r'"([a-z_]+)"', scripts)}
+    known |= set(re.findall(r'"(--[a-z-]+)"', scripts))
+    assert {"--lora_rank", "--modules_to_save"} <= named
+    assert named <= known

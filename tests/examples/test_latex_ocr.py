@@ -126,7 +126,7 @@ def test_no_formula_is_in_two_splits_and_the_seed_does_not_move_one(example):
 
 
 def test_rows_are_read_as_a_data_set_and_their_pictures_show_the_formula(example, tmp_path):
-    settings = example.make_data.DataSettings(tmp_path, min_size=18.0, max_size=18.0)
+    settings = example.make_data.DataSettings(tmp_path, min_size=18.0, max_size=18.0, max_columns=2)
     (tmp_path / "images" / "train").mkdir(parents=True)
     texts = ["x", r"\frac{a}{b}", "a+b=c+d+e+f+g", r"\unknown", "a=" * 60 + "a"]
     formulas = [example.make_data.Formula(text, "whole") for text in texts]
