@@ -124,7 +124,7 @@ def compare(runs: Mapping[str, Sequence[Measured]]) -> dict[str, Any]:
         "packing_speedup": ratio("tokens_per_s", "packed", "padded"),
         "packing_speedup_over_grouped": ratio("tokens_per_s", "packed", "grouped"),
         "vs_trl": ratio("samples_per_s", "padded", "trl"),
-        # Behind the warm-up packs hold other rows, so their tokens are compared and not their number.
+        # Behind the warm-up, packs hold other rows: tokens are compared, not the number of rows.
         "packed_vs_trl": round(
             median("packed", "tokens_per_s")
             / median("padded", "tokens_per_s")
