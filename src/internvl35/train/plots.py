@@ -113,7 +113,7 @@ def _draw(
 
 
 def plot_figures(lines: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Draw one picture a figure of a fine-tuning run, raw and smoothed.
+    """Draw one picture a figure of a fine-tuning run; those of training raw and smoothed.
 
     Args:
         lines: of ``logging.jsonl``; figures that begin with ``eval_`` are drawn apart.
@@ -145,8 +145,11 @@ def _plot_figure(name: str, points: Sequence[tuple[int, float]], target: Path) -
     steps, values = zip(*points, strict=True)
     figure = Figure(figsize=(8, 5), dpi=100, layout="constrained")
     axes = figure.subplots()
-    axes.plot(steps, values, color="tab:blue", alpha=0.35, marker="." if len(steps) < 2 else "")
-    axes.plot(steps, smooth_exponentially(values, MEMORY), color="tab:blue", label="smoothed")
+    if name.startswith("eval_"):  # few, and each of all rows: smoothing would only lag behind
+        axes.plot(steps, values, color="tab:blue", marker="o")
+    else:
+        axes.plot(steps, values, color="tab:blue", alpha=0.35, marker="." if len(steps) < 2 else "")
+        axes.plot(steps, smooth_exponentially(values, MEMORY), color="tab:blue", label="smoothed")
     axes.set(xlabel="step", title=name)
     axes.grid(alpha=0.3)
     figure.savefig(target, format="png")
