@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,14 @@ settings.register_profile("patient", deadline=None)  # a busy machine is no fail
 settings.load_profile("patient")
 
 IMAGE_TOKEN = 300
+
+
+@pytest.fixture(autouse=True)
+def hub_of_no_other_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ModelScope's client keeps for the whole process which hub its first user meant."""
+    config = sys.modules.get("modelscope_hub.config")
+    if hasattr(config, "_default_config"):
+        monkeypatch.setattr(config, "_default_config", None)
 
 
 def make_config(

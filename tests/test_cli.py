@@ -16,8 +16,9 @@ import typer
 
 from internvl35 import cli
 from internvl35.commands import models
+from internvl35.commands.terminal import note
 from internvl35.config import PRESETS, TINY_FOLDER, LanguageShape, ModelPreset, VisionShape
-from internvl35.errors import CheckpointError, ConfigError
+from internvl35.errors import CheckpointError, ConfigError, DataError
 
 ROOT = Path(__file__).parents[1]
 HEAVY = (
@@ -121,6 +122,20 @@ def test_a_fault_is_one_line_with_a_hint_and_exit_code_1(
     assert printed.err.count("\n") == 1
     assert printed.err.startswith("KeyError: 'weights'")
     assert "--debug" in printed.err
+
+
+def test_what_others_wrote_does_not_steer_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        note("row \x1b[2J\x9b1A one")
+        raise DataError("the role is \x1b]0;owned\x07 here")
+
+    fake_app(monkeypatch, fail)
+    assert run_main("fail") == 2
+    err = capsys.readouterr().err
+    assert "row [2J1A one" in err
+    assert err.splitlines()[1] == "DataError: the role is ]0;owned here"
 
 
 @pytest.mark.parametrize("arguments", [("--debug", "fail"), ("fail", "--debug")])

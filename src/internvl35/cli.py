@@ -15,6 +15,7 @@ import typer
 
 from internvl35.commands import chat, convert, data, export, finetune, infer, models, recipes, train
 from internvl35.commands.flags import FlagCommand
+from internvl35.commands.terminal import printable
 from internvl35.errors import InternVLError
 
 DEBUG_FLAG = "--debug"
@@ -105,7 +106,7 @@ def _take_debug_flag(arguments: list[str]) -> tuple[list[str], bool]:
 
 
 def _fail(error: Exception, code: int, hint: str = "") -> None:
-    text = " ".join(str(error).split())
+    text = printable(" ".join(str(error).split()), sys.stderr.encoding)
     rank = os.environ.get("RANK", "")  # of a process that is one of several
     where = f"process {rank}: " if rank else ""
     typer.echo(f"{where}{type(error).__name__}: {text}{hint}", err=True)

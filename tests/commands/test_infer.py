@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,15 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from stand_in_hubs import HuggingFaceHandler, serve
 
 from internvl35.chat import load
 from internvl35.commands.answer_screen import describe_scores
 from internvl35.commands.infer import InferSettings, choose_result_path
 from internvl35.commands.terminal import printable
 from internvl35.commands.trained import find_trained, load_trained
+from internvl35.data.records import read_record
+from internvl35.data.row_files import write_rows
 from internvl35.errors import DataError
 from internvl35.generate.sampling import SamplingSettings
 from internvl35.model.composite import VisionLanguageModel
@@ -218,10 +222,136 @@ def test_several_adapters_are_all_applied(
     torch.testing.assert_close(two.state_dict()[key], base.state_dict()[key] + 2 * step)
 
 
+def test_the_file_of_a_training_cannot_do_all_that_a_user_can(
+    adapter_checkpoint: Path, random_checkpoint: Path
+) -> None:
+    name = str(adapter_checkpoint)
+    arguments = json.loads((adapter_checkpoint / "args.json").read_text())
+    arguments |= {"allow_urls": True, "model_revision": "v1", "use_hf": False, "quant_bits": 4}
+    (adapter_checkpoint / "args.json").write_text(json.dumps(arguments))
+    settings = find_trained([name], {}).settings
+    assert not settings.encoding.allow_urls
+    assert (settings.model.model_revision, settings.dataset.use_hf) == ("v1", False)
+    assert settings.adapter.quant_bits == 4
+    assert find_trained([name], {"allow_urls": True}).settings.encoding.allow_urls
+    with_token = find_trained([name], {"hub_token": "hf_x"}).settings
+    assert with_token.dataset.use_hf is None  # else the token would go to another hub
+    other = find_trained([name], {"model": str(random_checkpoint)}).settings
+    assert other.model.model_revision is None
+    merged = adapter_checkpoint.with_name("checkpoint-2-merged")
+    shutil.copytree(random_checkpoint, merged)
+    shutil.copy(adapter_checkpoint / "args.json", merged)
+    assert find_trained([], {"model": str(merged)}).settings.adapter.quant_bits is None
+
+
+def test_a_setting_of_the_training_that_cannot_be_is_blamed_on_its_file(
+    run: Run, adapter_checkpoint: Path
+) -> None:
+    arguments = json.loads((adapter_checkpoint / "args.json").read_text())
+    arguments |= {"frame_label": "Picture 1"}
+    (adapter_checkpoint / "args.json").write_text(json.dumps(arguments))
+    code, _, err = run("infer", "--adapters", adapter_checkpoint)
+    assert code == 2
+    assert f"args.json of {adapter_checkpoint}: frame_label is 'Picture 1'" in err
+    assert "give this flag yourself, or pass --load_args false" in err
+    given = {"frame_label": "Frame1: <image>"}
+    assert find_trained([str(adapter_checkpoint)], given).settings.encoding.frame_label
+
+
+def test_a_base_that_is_gone_is_named(run: Run, adapter_checkpoint: Path) -> None:
+    for name, key in (("args.json", "model"), ("adapter_config.json", "base_model_name_or_path")):
+        content = json.loads((adapter_checkpoint / name).read_text())
+        (adapter_checkpoint / name).write_text(json.dumps(content | {key: "./gone"}))
+    code, _, err = run("infer", "--adapters", adapter_checkpoint)
+    assert code == 2
+    assert f"{adapter_checkpoint} stands on ./gone" in err
+    assert "cannot be found: no checkpoint './gone'" in err
+    assert err.strip().endswith("; pass it as --model")
+
+
+def test_a_training_without_validation_rows_leaves_its_data_alone(
+    run: Run, adapter_checkpoint: Path, type_in: Callable[[bytes], None]
+) -> None:
+    arguments = json.loads((adapter_checkpoint / "args.json").read_text())
+    (adapter_checkpoint / "args.json").write_text(json.dumps(arguments | {"dataset": ["./gone"]}))
+    type_in(b"/quit\n")
+    code, _, err = run("infer", "--adapters", adapter_checkpoint, "--load_data_args", "true")
+    assert code == 0, err
+    assert "there are no validation rows; pass --val_dataset, or ask questions yourself" in err
+
+
+def test_pictures_that_a_training_kept_are_found_again(
+    run: Run, adapter_checkpoint: Path, wide_picture: Path
+) -> None:
+    row = {"query": "Describe", "response": "x", "image": wide_picture.read_bytes()}
+    records = [read_record(row | {"query": f"Describe {n}"}, origin="o") for n in range(4)]
+    write_rows(records, adapter_checkpoint.parent / "val_dataset.jsonl")
+    code, _, err = run(
+        "infer", "--adapters", adapter_checkpoint, "--load_data_args", "true",
+        "--max_new_tokens", 1,
+    )  # fmt: skip
+    assert code == 0, err
+    found = answers_in(adapter_checkpoint / "infer_result")
+    assert [line["messages"][0]["content"] for line in found] == [
+        f"<image>\nDescribe {number}" for number in range(4)
+    ]
+    folder = adapter_checkpoint.parent / "val_images"
+    assert [Path(line["images"][0]).parent for line in found] == [folder] * 4
+
+
+def test_answers_of_another_checkpoint_are_not_taken_for_this_ones(
+    run: Run, adapter_checkpoint: Path, random_checkpoint: Path, val_rows: Path
+) -> None:
+    result = val_rows.with_name("out.jsonl")
+    flags = ("--dataset", val_rows, "--max_new_tokens", 1, "--result_path", result)
+    assert run("infer", "--adapters", adapter_checkpoint, *flags)[0] == 0
+    whole = result.read_text()
+    numbers = [json.loads(line)["messages"][0]["content"][-2] for line in whole.splitlines()]
+    assert numbers == ["0", "1", "2"]  # the order of the file
+    code, _, err = run("infer", "--model", random_checkpoint, *flags)
+    assert code == 2
+    assert "holds answers with adapters ['" in err
+    assert err.strip().endswith("not []; name another result_path")
+    assert result.read_text() == whole
+
+
+def test_an_answer_ends_at_a_stop_word(
+    run: Run, adapter_checkpoint: Path, val_rows: Path, tmp_path: Path
+) -> None:
+    answers = []
+    for number, flags in enumerate(((), ("--stop_words",))):
+        result = tmp_path / f"{number}.jsonl"
+        words = [answers[0][3:6]] if flags else []
+        code, _, err = run(
+            "infer", "--adapters", adapter_checkpoint, "--val_dataset", f"{val_rows}#1",
+            "--max_new_tokens", 6, "--result_path", result, *flags, *words,
+        )  # fmt: skip
+        assert code == 0, err
+        answers.append(json.loads(result.read_text())["response"])
+    assert answers[1] == answers[0][: answers[0].index(answers[0][3:6])]
+
+
+def test_a_large_repository_without_adapters_is_not_fetched(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with serve(HuggingFaceHandler) as hub:
+        hub.add("main", {"config.json": b"{}", "model.safetensors": b"weights"})
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
+        monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", hub.address)
+        code, _, err = run("infer", "--adapters", hub.repository)
+    assert code == 2
+    assert f"{hub.repository} holds no adapter_config.json" in err
+    assert hub.fetched == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--adapters", "./nowhere"), "no such folder"),
+        (("--adapters", "./nowhere"), "no adapters './nowhere': no such folder (looked at "),
+        (("--adapters", "tiny"), "tiny is a checkpoint with all weights; pass it as --model"),
+        (("--adapters", "8B"), "8B is a checkpoint with all weights; pass it as --model"),
+        (("--adapters", __file__), "is a file; pass the folder that it is in"),
         (("--infer_backend", "vllm"), "infer_backend is 'vllm'; needed: transformers"),
         (("--metric", "bleu"), "metric is 'bleu'; known: acc, exact_match, rouge, edit_distance"),
         (("--max_batch_size", "0"), "max_batch_size is 0; it must be at least 1"),
@@ -261,9 +391,14 @@ def test_answers_go_where_they_can_be_found(
     path = choose_result_path(trained, InferSettings())
     assert path.parent == adapter_checkpoint / "infer_result"
     assert path.suffix == ".jsonl"
-    path.parent.mkdir()
-    for name in ("20260101-000000.jsonl", "20260102-000000.jsonl", "20260102-000000.metrics.json"):
+    other = choose_result_path(trained, InferSettings())  # of a run that begins at this moment
+    assert other != path
+    path.unlink()
+    other.unlink()
+    for name in ("20260101-000000.jsonl", "20260102-000000.jsonl"):
         (path.parent / name).touch()
+    (path.parent / "20260101-000000.metrics.json").write_text('{"model": "x"}')
+    (path.parent / "20260102-000000.metrics.json").write_text('{"model": "x", "num_rows": 3}')
     found = choose_result_path(trained, InferSettings(resume=True))
     assert found.name == "20260101-000000.jsonl"
     found.unlink()
@@ -271,6 +406,10 @@ def test_answers_go_where_they_can_be_found(
     monkeypatch.chdir(tmp_path)
     embedded = find_trained([], {"model": "tiny"})
     assert choose_result_path(embedded, InferSettings()).parent == Path("infer_result")
+    (tmp_path / "infer_result").rename(tmp_path / "moved")
+    (tmp_path / "infer_result").touch()
+    with pytest.raises(DataError, match="name a file by --result_path"):
+        choose_result_path(embedded, InferSettings())
 
 
 def test_scores_are_printed_with_intervals_and_counts() -> None:

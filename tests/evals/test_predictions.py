@@ -15,6 +15,7 @@ from internvl35.data.dataset_settings import DatasetSettings
 from internvl35.data.encoding import Encoder
 from internvl35.data.mixture import RecordSet, select_records
 from internvl35.data.tokenizer import load_tokenizer
+from internvl35.evals import predictions
 from internvl35.evals.predictions import Prediction, Predictor, score_tokens, with_reasoning
 from internvl35.generate.runner import Request
 from internvl35.generate.sampling import SamplingSettings
@@ -73,8 +74,8 @@ def alone(chat: Chat, encoder: Encoder, records: RecordSet) -> list[Prediction]:
     return list(Predictor(chat, encoder, records, GREEDY).predict())
 
 
-def texts(predictions: Sequence[Prediction]) -> list[str | None]:
-    return [prediction.response for prediction in predictions]
+def texts(answers: Sequence[Prediction]) -> list[str | None]:
+    return [answer.response for answer in answers]
 
 
 def test_every_row_is_answered_in_order_and_a_bad_one_says_why(
@@ -101,16 +102,38 @@ def test_a_row_gets_the_answer_of_a_chat(chat: Chat, alone: list[Prediction], ro
 def test_batches_give_the_same_answers(
     chat: Chat, encoder: Encoder, records: RecordSet, alone: list[Prediction], batch_size: int
 ) -> None:
-    predictions = list(Predictor(chat, encoder, records, GREEDY).predict(batch_size=batch_size))
-    assert texts(predictions) == texts(alone)
-    assert [prediction.index for prediction in predictions] == list(range(8))
+    answers = list(Predictor(chat, encoder, records, GREEDY).predict(batch_size=batch_size))
+    assert texts(answers) == texts(alone)
+    assert [answer.index for answer in answers] == list(range(8))
+
+
+def test_no_more_rows_are_read_ahead_than_fit_into_memory(
+    chat: Chat, encoder: Encoder, records: RecordSet, alone: list[Prediction],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    read: list[int] = []
+
+    class Watched(Sequence):  # type: ignore[type-arg]
+        def __len__(self) -> int:
+            return len(records)
+
+        def __getitem__(self, index):  # type: ignore[no-untyped-def]
+            read.append(index)
+            return records[index]
+
+    monkeypatch.setattr(predictions, "TILES_A_WINDOW", 4)  # a picture has three and a thumbnail
+    answers = Predictor(chat, encoder, Watched(), GREEDY).predict(batch_size=2)
+    assert next(answers).response == alone[0].response
+    assert read == [0, 1]
+    assert [answer.response for answer in answers] == texts(alone[1:])
+    assert read == list(range(8))
 
 
 def test_a_run_can_begin_at_any_row(
     chat: Chat, encoder: Encoder, records: RecordSet, alone: list[Prediction]
 ) -> None:
-    predictions = list(Predictor(chat, encoder, records, GREEDY).predict(start=6))
-    assert texts(predictions) == texts(alone[6:])
+    answers = list(Predictor(chat, encoder, records, GREEDY).predict(start=6))
+    assert texts(answers) == texts(alone[6:])
     assert not list(Predictor(chat, encoder, records, GREEDY).predict(start=8))
 
 

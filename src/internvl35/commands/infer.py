@@ -6,9 +6,11 @@ Flags are read by :mod:`internvl35.commands.flags`, finding and loading is left 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,16 +23,17 @@ from internvl35.commands.trained import Trained, find_trained, load_trained
 from internvl35.config import TINY
 from internvl35.data.dataset_settings import DatasetSettings
 from internvl35.data.encoding import EncodingSettings
-from internvl35.errors import ConfigError
+from internvl35.errors import ConfigError, DataError
 from internvl35.generate.sampling import SamplingSettings
 from internvl35.scoring import METRICS
+from internvl35.train.run_folder import ARGUMENTS_FILE
 from internvl35.train.settings import ModelSettings
 
 if TYPE_CHECKING:
     from internvl35.chat import Chat
     from internvl35.data.encoding import Encoder
     from internvl35.data.mixture import RecordSet
-    from internvl35.evals.predictions import Prediction
+    from internvl35.evals.predictions import Predictor
     from internvl35.evals.result_file import ResultFile
 
 RESULT_FOLDER = "infer_result"
@@ -38,6 +41,9 @@ RESULT_FOLDER = "infer_result"
 
 VAL_FILE = "val_dataset.jsonl"
 """Validation rows that a run split off, in its folder."""
+
+
+_NO_ROWS = "there are no validation rows; pass --val_dataset, or ask questions yourself"
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,9 @@ class InferSettings:
     repetition_penalty: float = 1.0
     """Factor by which tokens already written become less likely; 1 for none."""
     seed: int | None = 42
-    """Seed of the choice; row n takes seed + n."""
+    """Seed of the choice; row n takes seed + n, a batch that of its shortest row."""
+    stop_words: tuple[str, ...] = ()
+    """Texts that end an answer where the model writes them; they are left out of it."""
     stream: bool | None = None
     """Print questions, expected answers and answers as they are written; by default only in a
     conversation."""
@@ -108,6 +116,7 @@ class InferSettings:
             top_k=self.top_k,
             repetition_penalty=self.repetition_penalty,
             seed=self.seed,
+            stop=self.stop_words,
         )
 
 
@@ -167,16 +176,23 @@ def choose_records(trained: Trained, *, is_as_trained: bool) -> RecordSet | None
     if is_as_trained:
         for folder in (trained.folder, trained.folder.resolve().parent):
             if (folder / VAL_FILE).is_file():
+                note(f"rows: {folder / VAL_FILE}")
                 rows = DatasetSettings(val_dataset=(str(folder / VAL_FILE),))
                 return select_records(rows)[1]
-    if not chosen.dataset and not chosen.val_dataset:
+    names = chosen.val_dataset or chosen.dataset
+    if is_as_trained and not chosen.val_dataset and not chosen.split_dataset_ratio:
+        note(_NO_ROWS)
         return None
+    if not names:
+        return None
+    if is_as_trained:
+        note(f"rows: {', '.join(names)}, as {ARGUMENTS_FILE} says")
     root = trained.settings.encoding.media_root
     train, val = select_records(chosen, token=token, media_root=Path(root) if root else None)
     if not is_as_trained and not chosen.val_dataset and not chosen.split_dataset_ratio:
-        val = train
+        val = train.in_order()
     if not len(val):
-        note("there are no validation rows; pass --val_dataset, or ask questions yourself")
+        note(_NO_ROWS)
         return None
     return val
 
@@ -246,14 +262,23 @@ def _answer_rows(chat: Chat, records: RecordSet, trained: Trained, settings: Inf
     from internvl35.evals.predictions import Predictor
     from internvl35.evals.result_file import ResultFile
 
-    result = ResultFile(choose_result_path(trained, settings))
-    result.check_continues(records)
-    if result.num_lines:
-        note(f"{result.path} holds {result.num_lines} answers; going on behind them")
     predictor = Predictor(
         chat, _make_encoder(chat, trained), records, settings.sampling,
         has_logprobs=settings.logprobs,
     )  # fmt: skip
+    with closing(ResultFile(choose_result_path(trained, settings))) as result:
+        result.check_continues(records, describe_model(trained, settings))
+        if result.num_lines:
+            note(f"{result.path} holds {result.num_lines} answers; going on behind them")
+        try:
+            _predict(predictor, result, settings)
+        except KeyboardInterrupt:
+            note(f"stopped; the same command with --result_path {result.path} goes on")
+            raise
+    _summarize(result.path, trained, settings)
+
+
+def _predict(predictor: Predictor, result: ResultFile, settings: InferSettings) -> None:
     is_streamed = bool(settings.stream)
     if is_streamed and settings.max_batch_size > 1:
         note(f"stream is off: max_batch_size is {settings.max_batch_size}, and one can be streamed")
@@ -265,19 +290,7 @@ def _answer_rows(chat: Chat, records: RecordSet, trained: Trained, settings: Inf
         on_question=None if screen is None else screen.show_question,
         on_piece=None if screen is None else screen.show_piece,
     )
-    try:
-        _write_all(predictions, result, len(records), screen)
-    except KeyboardInterrupt:
-        note(f"stopped; the same command with --result_path {result.path} goes on")
-        raise
-    finally:
-        result.close()
-    _summarize(result.path, trained, settings)
-
-
-def _write_all(
-    predictions: Iterator[Prediction], result: ResultFile, total: int, screen: AnswerScreen | None
-) -> None:
+    total = len(predictor.records)
     with show_bar(total, result.num_lines, is_shown=screen is None) as advance:
         for prediction in predictions:
             result.append(prediction)
@@ -298,22 +311,62 @@ def choose_result_path(trained: Trained, settings: InferSettings) -> Path:
     Returns:
         As given; the newest file without figures, to resume; else a new one named for the time.
     """
+    from internvl35.evals.result_file import is_finished
+
     if settings.result_path is not None:
         return Path(settings.result_path).expanduser()
     is_ours = trained.name != TINY and Path(trained.name).expanduser().is_dir()
     folder = (trained.folder if is_ours else Path()) / RESULT_FOLDER
     if settings.resume:
-        from internvl35.evals.result_file import METRICS_SUFFIX
-
-        unfinished = [
-            path
-            for path in sorted(folder.glob("*.jsonl"))
-            if not path.with_name(f"{path.stem}{METRICS_SUFFIX}").exists()
-        ]
+        unfinished = [path for path in sorted(folder.glob("*.jsonl")) if not is_finished(path)]
         if unfinished:
             return unfinished[-1]
         note(f"{folder} holds no unfinished file; beginning a new one")
-    return folder / f"{datetime.now():%Y%m%d-%H%M%S}.jsonl"
+    return _claim_file(folder)
+
+
+def _claim_file(folder: Path) -> Path:
+    """Make an empty file named for the time, which no other run takes, not even at this moment."""
+    name = f"{datetime.now():%Y%m%d-%H%M%S}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in count():
+            path = folder / f"{name}{f'-{number}' if number else ''}.jsonl"
+            with suppress(FileExistsError):
+                path.touch(exist_ok=False)
+                return path
+    except OSError as error:
+        raise DataError(
+            f"results cannot be written to {folder}: {error}; name a file by --result_path"
+        ) from error
+    raise AssertionError("numbers do not end")
+
+
+def describe_model(trained: Trained, settings: InferSettings) -> dict[str, Any]:
+    """Say what decides on answers, for the file of figures.
+
+    Args:
+        trained: the folder that is asked.
+        settings: how it answers.
+
+    Returns:
+        Plain values by name.
+    """
+    sampling, encoding = settings.sampling, trained.settings.encoding
+    facts: dict[str, Any] = {
+        "model": str(trained.base.resolve()) if trained.base else trained.settings.model.model,
+        "adapters": [str(folder.resolve()) for folder in trained.adapters],
+        "template": encoding.template,
+        "system": encoding.system,
+        "max_dynamic_patch": encoding.max_dynamic_patch,
+        "max_new_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "repetition_penalty": sampling.repetition_penalty,
+        "stop_words": list(sampling.stop),
+    }
+    if sampling.temperature:
+        facts |= {"top_p": sampling.top_p, "top_k": sampling.top_k, "seed": sampling.seed}
+    return facts
 
 
 def _summarize(path: Path, trained: Trained, settings: InferSettings) -> None:
@@ -321,13 +374,7 @@ def _summarize(path: Path, trained: Trained, settings: InferSettings) -> None:
 
     metrics = [name for name in METRICS if name in settings.metric] or list(METRICS)
     scores, counts = score_file(path, metrics)
-    facts = {
-        "model": trained.settings.model.model,
-        "adapters": [str(folder) for folder in trained.adapters],
-        "max_new_tokens": settings.max_new_tokens,
-        "temperature": settings.temperature,
-    }
-    figures = write_metrics(path, scores, counts, facts)
+    figures = write_metrics(path, scores, counts, describe_model(trained, settings))
     for line in describe_scores(scores, counts):
         typer.echo(line)
     typer.echo(f"results: {path}")

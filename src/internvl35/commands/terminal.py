@@ -62,9 +62,9 @@ def note(text: str) -> None:
     """Tell the user something that is not a result, on stderr.
 
     Args:
-        text: one line.
+        text: one line; it may quote rows or names of others.
     """
-    typer.secho(text, err=True, dim=True)
+    typer.secho(printable(text, sys.stderr.encoding), err=True, dim=True)
 
 
 def printable(text: str, encoding: str | None) -> str:

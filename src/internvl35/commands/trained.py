@@ -7,6 +7,7 @@ to :mod:`internvl35.train.adapters`, downloads to :mod:`internvl35.model.hub`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from internvl35.commands.terminal import note
 from internvl35.config import TINY
-from internvl35.errors import ConfigError, DataError
+from internvl35.errors import CheckpointError, ConfigError, DataError
 from internvl35.train.arguments import build_settings, setting_groups
 from internvl35.train.checkpoints import list_checkpoints
 from internvl35.train.run_folder import ARGUMENTS_FILE, read_arguments
@@ -26,10 +27,14 @@ if TYPE_CHECKING:
 ADAPTER_FILE = "adapter_config.json"
 """Tells a folder of adapters from one of weights."""
 
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _VERSION = "internvl35_version"
 _GROUPS = {"model", "encoding"}
-_ALSO = {"quant_bits", "quant_method", "use_hf"}
+_OF_ADAPTERS = {"quant_bits", "quant_method"}
+_OF_THE_BASE = {"model", "model_revision"}
+_ALSO = {*_OF_ADAPTERS, "use_hf"}
 _OF_TRAINING_ALONE = {"max_length", "truncation_strategy", "data_augment", "loss_scale"}
+_FOR_THE_USER_ALONE = {"allow_urls", "hub_token"}
 _OF_DATA = {"media_root"}
 _OF_ANY_TOOL = {"model", "torch_dtype"}
 
@@ -84,7 +89,7 @@ def find_trained(
         DataError: if ``args.json`` is needed and missing or broken.
     """
     own = build_settings(dict(given))
-    folders = tuple(_find(name, own, marker=ADAPTER_FILE) for name in adapters)
+    folders = tuple(_find_adapters(name, own) for name in adapters)
     for name, folder in zip(adapters, folders, strict=True):
         if not (folder / ADAPTER_FILE).is_file():
             if checkpoints := list_checkpoints(folder):
@@ -98,15 +103,46 @@ def find_trained(
             )
     folder = folders[0] if folders else _find(own.model.model, own)
     arguments = _read_arguments(folder, is_needed=load_data_args) if load_args else {}
-    values = _chosen(arguments, load_data_args=load_data_args) | dict(given)
+    values = _chosen(arguments, given, load_data_args=load_data_args, is_adapter=bool(folders))
+    _check_values(values, folder)
+    values |= given
     if folders and "model" not in given:
         values["model"] = _base_of(folders[0], arguments)
     settings = build_settings(values)
     base: Path | None = folder
     if folders:
-        base = _find(settings.model.model, settings) if needs_base else None
+        base = _find_base(adapters[0], settings) if needs_base else None
     name = adapters[0] if folders else own.model.model
     return Trained(folder, name, folders, base, settings, arguments)
+
+
+def _find_adapters(name: str, settings: FinetuneSettings) -> Path:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    from internvl35.model.hub import released_name
+
+    if path.is_file():
+        raise ConfigError(f"{name} is a file; pass the folder that it is in")
+    if name == TINY or released_name(name):
+        raise ConfigError(f"{name} is a checkpoint with all weights; pass it as --model")
+    if not _HUB_NAME.fullmatch(name):
+        raise ConfigError(
+            f"no adapters {name!r}: no such folder (looked at {path.absolute()}) and not of the "
+            "form owner/name; pass a checkpoint-N folder of a training"
+        )
+    return _find(name, settings, marker=ADAPTER_FILE)
+
+
+def _find_base(name: str, settings: FinetuneSettings) -> Path:
+    model = settings.model.model
+    note(f"{name} stands on {model}")
+    try:
+        return _find(model, settings)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"the checkpoint under {name} cannot be found: {error}; pass it as --model"
+        ) from error
 
 
 def _find(name: str, settings: FinetuneSettings, marker: str = "config.json") -> Path:
@@ -119,7 +155,7 @@ def _find(name: str, settings: FinetuneSettings, marker: str = "config.json") ->
     is_model = marker == "config.json"
     return resolve_checkpoint(
         name,
-        hub=choose_hub(settings.dataset.use_hf, None)[0],
+        hub=choose_hub(settings.dataset.use_hf, settings.model.hub_token)[0],
         revision=settings.model.model_revision if is_model else None,
         token=settings.model.hub_token,
         marker=marker,
@@ -134,8 +170,29 @@ def _read_arguments(folder: Path, *, is_needed: bool) -> dict[str, Any]:
     return read_arguments(folder)
 
 
-def _chosen(arguments: Mapping[str, Any], *, load_data_args: bool) -> dict[str, Any]:
-    """What of a training matters afterwards."""
+def _check_values(values: Mapping[str, Any], folder: Path) -> None:
+    """Blame settings that could never be on the file they come from."""
+    try:
+        build_settings(values)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{ARGUMENTS_FILE} of {folder}: {error}; give this flag yourself, or pass "
+            "--load_args false"
+        ) from error
+
+
+def _chosen(
+    arguments: Mapping[str, Any],
+    given: Mapping[str, Any],
+    *,
+    load_data_args: bool,
+    is_adapter: bool,
+) -> dict[str, Any]:
+    """What of a training matters afterwards, as far as the user has not said it.
+
+    The file may be a stranger's: it may name a model and data, which are data and no code, but it
+    may not have addresses fetched, nor lead a token that was given to a hub that was not.
+    """
     values = {name: value for name, value in arguments.items() if value is not None}
     if arguments and _VERSION not in arguments:
         note(f"{ARGUMENTS_FILE} is not of internvl35; only model and torch_dtype are taken from it")
@@ -144,9 +201,21 @@ def _chosen(arguments: Mapping[str, Any], *, load_data_args: bool) -> dict[str, 
                 f"{ARGUMENTS_FILE} is not of internvl35, so its data sets are not understood; pass "
                 "--val_dataset instead of --load_data_args true"
             )
-        return {name: value for name, value in values.items() if name in _OF_ANY_TOOL}
+        return {
+            name: value
+            for name, value in values.items()
+            if name in _OF_ANY_TOOL and name not in given
+        }
     groups = _GROUPS | ({"dataset"} if load_data_args else set())
-    left_out = _OF_TRAINING_ALONE if load_data_args else _OF_TRAINING_ALONE | _OF_DATA
+    left_out = _OF_TRAINING_ALONE | _FOR_THE_USER_ALONE | given.keys()
+    if not load_data_args:
+        left_out |= _OF_DATA
+    if not is_adapter:  # weights that adapters were merged into stand on nothing
+        left_out |= _OF_ADAPTERS
+    if "model" in given:
+        left_out |= _OF_THE_BASE
+    if given.get("hub_token"):
+        left_out |= {"use_hf"}
     return {
         name: values[name]
         for name, group in setting_groups().items()
@@ -159,7 +228,7 @@ def _base_of(adapters: Path, arguments: Mapping[str, Any]) -> str:
     try:
         noted = json.loads((adapters / ADAPTER_FILE).read_text(encoding="utf-8"))
         peft_name = noted.get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{adapters / ADAPTER_FILE} cannot be read: {error}") from error
     names = [str(name) for name in (arguments.get("model"), peft_name) if name]
     # a relative path of the training's working directory may not lead there from here

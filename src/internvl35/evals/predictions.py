@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -24,6 +25,9 @@ from internvl35.generate.sampling import SamplingSettings
 
 BATCHES_A_WINDOW = 8
 """Batches whose rows are sorted by length together, so that little is padded."""
+
+TILES_A_WINDOW = 256
+"""Tiles beyond which no further batch is read ahead; those of 448 pixels take 0.6 GB."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,8 @@ class Predictor:
         chat: the model.
         encoder: turns rows into prompts.
         records: the rows.
-        sampling: how answers are chosen; a seed is counted on with the rows.
+        sampling: how answers are chosen; a seed is counted on with the rows, a batch taking that
+            of its shortest one.
         has_logprobs: whether predictions say how likely their tokens were.
     """
 
@@ -103,8 +108,8 @@ class Predictor:
 
         Args:
             start: row to begin with.
-            batch_size: rows answered at once. Each gets the answer it would get alone, as far as
-                the number format of the weights can tell.
+            batch_size: rows answered at once. Each gets the likeliest answer it would get alone, as
+                far as the number format of the weights can tell; answers that are drawn differ.
             on_question: called with a row and its own answer before it is answered alone.
             on_piece: called with the parts of an answer as they are written; needs batches of one.
 
@@ -113,9 +118,8 @@ class Predictor:
         """
         if on_piece is not None and batch_size > 1:
             raise ValueError("answers are streamed one at a time; batch_size must be 1")
-        window = batch_size * BATCHES_A_WINDOW if batch_size > 1 else 1
-        for first in range(start, len(self.records), window):
-            found = [self._ask(i) for i in range(first, min(first + window, len(self.records)))]
+        rows = iter(range(start, len(self.records)))
+        while found := self._read_window(rows, batch_size):
             asked = [item for item in found if isinstance(item, _Asked)]
             answered: dict[int, Prediction] = {}
             asked.sort(key=lambda item: len(item.request.prompt))
@@ -131,6 +135,19 @@ class Predictor:
                 answered |= {prediction.index: prediction for prediction in predictions}
             for row in found:
                 yield answered[row.index] if isinstance(row, _Asked) else row
+
+    def _read_window(self, rows: Iterator[int], batch_size: int) -> list[_Asked | Prediction]:
+        """Read rows for some batches: as many as are worth sorting, and fit into memory."""
+        window = batch_size * BATCHES_A_WINDOW if batch_size > 1 else 1
+        found: list[_Asked | Prediction] = []
+        num_tiles = 0
+        for index in islice(rows, window):
+            found.append(row := self._ask(index))
+            if isinstance(row, _Asked):
+                num_tiles += row.request.prompt.num_tiles
+            if len(found) % batch_size == 0 and num_tiles >= TILES_A_WINDOW:
+                break
+        return found
 
     def _ask(self, index: int) -> _Asked | Prediction:
         record: Record | None = None

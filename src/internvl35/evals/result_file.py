@@ -7,6 +7,7 @@ ones to :mod:`internvl35.scoring`. No counterpart in the paper.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ METRICS_SUFFIX = ".metrics.json"
 """End of the name of the figures beside a file of answers, in place of ``.jsonl``."""
 
 _BEGINNING = b'{"response": '
+_FIRST_KEYS = ("response", "labels", "logprobs")
+_COUNT = "num_rows"
 
 
 class ResultFile:
@@ -41,21 +44,38 @@ class ResultFile:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self.num_lines, self._last = _keep_whole_lines(path)
-            self._file = path.open("a", encoding="utf-8")
+            # names of files may hold what UTF-8 does not; its escape is good JSON
+            self._file = path.open("a", encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise DataError(
                 f"results cannot be written to {path}: {error}; name another result_path"
             ) from error
 
-    def check_continues(self, records: Sequence[Record]) -> None:
-        """Make sure that the lines that are there answer these rows.
+    def check_continues(self, records: Sequence[Record], facts: Mapping[str, Any]) -> None:
+        """Make sure that the lines that are there answer these rows, and note how they came about.
 
         Args:
             records: the rows.
+            facts: of the model and the way it answers; they are kept beside the answers, and those
+                of the lines that are there must be the same.
 
         Raises:
-            DataError: if there are more lines than rows, or the last line is of another row.
+            DataError: if there are more lines than rows, the last line is of another row, or the
+                answers came about in another way.
         """
+        self._check_rows(records)
+        target = metrics_path(self.path)
+        noted = _read_figures(target) if self.num_lines else {}
+        for name in facts.keys() & noted.keys():
+            if noted[name] != _as_read(facts[name]):
+                raise DataError(
+                    f"{self.path} holds answers with {name} {noted[name]!r}, not {facts[name]!r}; "
+                    "name another result_path"
+                )
+        if not noted:
+            _write_figures(target, facts)
+
+    def _check_rows(self, records: Sequence[Record]) -> None:
         if self._last is None:
             return
         if self.num_lines > len(records):
@@ -64,11 +84,10 @@ class ResultFile:
                 "name another result_path"
             )
         try:
-            wanted = describe_record(records[self.num_lines - 1])["messages"]
+            wanted = describe_record(records[self.num_lines - 1])
         except DataError:
             return  # a row that cannot be read, then as now
-        found = self._last.get("messages")
-        if isinstance(found, list) and found[: len(wanted) - 1] != wanted[:-1]:
+        if "messages" in self._last and _question_of(self._last) != _question_of(_as_read(wanted)):
             raise DataError(
                 f"line {self.num_lines} of {self.path} answers another row than the data's; name "
                 "another result_path"
@@ -113,11 +132,30 @@ def _keep_whole_lines(path: Path) -> tuple[int, dict[str, Any] | None]:
         content = json.loads(last) if last else None
     except ValueError:
         content = None
-    is_ours = isinstance(content, dict) and "response" in content
+    is_ours = last.startswith(_BEGINNING) and _is_answer(content)
     if not is_ours and (last or not _BEGINNING.startswith(line[: len(_BEGINNING)])):
         raise DataError(f"{path} holds no answers of this command; name another result_path")
     os.truncate(path, end)
     return num_lines, content if last else None
+
+
+def _is_answer(content: Any) -> bool:
+    return isinstance(content, dict) and tuple(content)[: len(_FIRST_KEYS)] == _FIRST_KEYS
+
+
+def _question_of(line: Mapping[str, Any]) -> tuple[Any, Any]:
+    """What was asked: the turns before the answer, and what was shown."""
+    turns = line["messages"]
+    if isinstance(turns, list) and turns:
+        last = turns[-1]
+        if isinstance(last, dict) and last.get("role") == "assistant":
+            turns = turns[:-1]
+    return turns, line.get("images")
+
+
+def _as_read(value: Any) -> Any:
+    """What a value is once it has been written as JSON."""
+    return json.loads(json.dumps(value))
 
 
 def describe(prediction: Prediction) -> dict[str, Any]:
@@ -134,7 +172,10 @@ def describe(prediction: Prediction) -> dict[str, Any]:
     logprobs = None
     if prediction.logprobs is not None:
         logprobs = {
-            "content": [{"token": t.token, "logprob": t.logprob} for t in prediction.logprobs]
+            "content": [
+                {"token": t.token, "logprob": t.logprob if math.isfinite(t.logprob) else None}
+                for t in prediction.logprobs
+            ]
         }
     line: dict[str, Any] = {
         "response": prediction.response,
@@ -216,7 +257,7 @@ def read_answers(path: Path) -> Iterator[dict[str, Any]]:
 def score_file(path: Path, metrics: Sequence[Metric]) -> tuple[dict[str, Score], dict[str, int]]:
     """Compare the answers of a file with the expected ones.
 
-    Reasoning in front of an answer does not count where the expected answer has none.
+    Only answers are compared: reasoning in front of either does not count.
 
     Args:
         path: of the file.
@@ -235,8 +276,8 @@ def score_file(path: Path, metrics: Sequence[Metric]) -> tuple[dict[str, Score],
         response, label = line.get("response"), line.get("labels")
         if isinstance(response, str) and isinstance(label, str):
             counts["num_scored"] += 1
-            expected.append(label)
-            answers.append(response if split_thinking(label)[0] else split_thinking(response)[1])
+            expected.append(split_thinking(label)[1])
+            answers.append(split_thinking(response)[1])
     return score_answers(expected, answers, metrics), counts
 
 
@@ -262,12 +303,49 @@ def write_metrics(
         content[name] = score.mean
         if score.interval is not None:
             content[f"{name}_interval_95"] = list(score.interval)
-    target = path.with_name(path.name.removesuffix(".jsonl") + METRICS_SUFFIX)
-    partial = target.with_name(f".{target.name}.partial")
+    target = metrics_path(path)
+    _write_figures(target, content | dict(facts))
+    return target
+
+
+def metrics_path(path: Path) -> Path:
+    """Name the file of figures that stands beside a file of answers.
+
+    Args:
+        path: the file of answers.
+
+    Returns:
+        The file of figures.
+    """
+    return path.with_name(path.name.removesuffix(".jsonl") + METRICS_SUFFIX)
+
+
+def is_finished(path: Path) -> bool:
+    """Tell whether a file of answers has its figures.
+
+    Args:
+        path: the file of answers.
+
+    Returns:
+        False while rows are still to be answered.
+    """
+    return _COUNT in _read_figures(metrics_path(path))
+
+
+def _read_figures(target: Path) -> dict[str, Any]:
     try:
-        text = json.dumps(content | dict(facts), indent=2, ensure_ascii=False)
-        partial.write_text(text + "\n", encoding="utf-8")
+        content = json.loads(target.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}  # there are none yet, or none that were written here
+    return content if isinstance(content, dict) else {}
+
+
+def _write_figures(target: Path, content: Mapping[str, Any]) -> None:
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        text = json.dumps(dict(content), indent=2, ensure_ascii=False) + "\n"
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
         partial.replace(target)
     except OSError as error:
+        partial.unlink(missing_ok=True)
         raise DataError(f"{target} cannot be written: {error}; free space") from error
-    return target

@@ -32,6 +32,7 @@ Hub = Literal["hf", "modelscope"]
 DATA_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken")
 """Patterns of the files that are fetched: configs, weights, tokenizers, chat templates."""
 
+_CONFIG = "config.json"
 _OWNER = "OpenGVLab"
 _RELEASE = "InternVL3_5-"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -68,7 +69,7 @@ def resolve_checkpoint(
     show_progress: bool = True,
     token: str | None = None,
     endpoint: str | None = None,
-    marker: str = "config.json",
+    marker: str = _CONFIG,
 ) -> Path:
     """Find a checkpoint's folder, fetching it from a hub if need be.
 
@@ -84,7 +85,8 @@ def resolve_checkpoint(
         show_progress: whether to draw progress bars; those of ModelScope are always drawn.
         token: access token for gated or private checkpoints, by default the one logged in with.
         endpoint: address of the hub, for a mirror.
-        marker: file that a fetched folder must hold; ``adapter_config.json`` for adapters.
+        marker: file that a fetched folder must hold; ``adapter_config.json`` for adapters. Any but
+            ``config.json`` is looked for before anything else is fetched.
 
     Returns:
         The folder.
@@ -107,14 +109,17 @@ def resolve_checkpoint(
         "revision": revision, "cache_dir": cache_dir, "token": token, "endpoint": endpoint,
         "local_files_only": offline, "allow_patterns": list(DATA_FILES),
     }  # fmt: skip
-    if hub == "hf":
-        folder = _fetch_from_hugging_face(hub_name, where, show_progress=show_progress)
-    elif hub == "modelscope":
-        folder = _fetch_from_modelscope(hub_name, where)
-    else:
+    if hub not in ("hf", "modelscope"):
         raise CheckpointError(f"hub is {hub!r}; needed: 'hf' or 'modelscope'")
-    if not (folder / marker).is_file():
-        raise CheckpointError(f"{hub_name} holds no {marker}; it is not a checkpoint")
+    wanted = [where] if marker == _CONFIG else [where | {"allow_patterns": [marker]}, where]
+    for part in wanted:
+        if hub == "hf":
+            folder = _fetch_from_hugging_face(hub_name, part, show_progress=show_progress)
+        else:
+            folder = _fetch_from_modelscope(hub_name, part)
+        if not (folder / marker).is_file():
+            what = "a checkpoint" if marker == _CONFIG else "what was asked for"
+            raise CheckpointError(f"{hub_name} holds no {marker}; it is not {what}")
     return folder
 
 
