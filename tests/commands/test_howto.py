@@ -59,7 +59,7 @@ def test_the_page_on_export_names_every_flag():
 def test_the_page_on_infer_names_every_flag_of_its_own():
     text = (HOWTO / "infer.md").read_text(encoding="utf-8")
     own = {f"--{field.name}" for field in fields(InferSettings)}
-    rare = {"--load_args", "--infer_backend", "--quant_bits", "--top_k", "--repetition_penalty"}
+    rare = {"--infer_backend", "--quant_bits", "--top_k", "--repetition_penalty"}
     assert {flag for flag in own if flag not in text} == rare
 
 
