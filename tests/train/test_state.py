@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from internvl35.errors import DataError
+from internvl35.train import state
 from internvl35.train.distributed import Workers
 from internvl35.train.state import load_state, save_state, state_file
 
@@ -84,8 +86,20 @@ def test_a_state_of_other_weights_says_which(tmp_path):
 
 def test_a_damaged_or_missing_state_is_refused_in_one_line(tmp_path):
     module, optimizers = _build()
-    with pytest.raises(DataError, match="holds no training state for process 1 of 1"):
+    with pytest.raises(DataError, match="which save_only_model and deepspeed leave out"):
         load_state(tmp_path, module, optimizers, WORKERS)
-    (tmp_path / state_file(WORKERS)).write_bytes(b"nothing")
+    path = tmp_path / state_file(WORKERS)
+    path.write_bytes(b"nothing")
     with pytest.raises(DataError, match="is not a training state"):
         load_state(tmp_path, module, optimizers, WORKERS)
+    save_file({"module.0.weight": torch.zeros(6, 4)}, path)
+    with pytest.raises(DataError, match="is not a training state: it has no progress"):
+        load_state(tmp_path, module, optimizers, WORKERS)
+
+
+def test_a_state_of_shards_needs_as_many_processes(tmp_path, monkeypatch):
+    module, optimizers = _build()
+    save_state(tmp_path / state_file(Workers(0, 4)), module, optimizers, Workers(0, 4), {})
+    monkeypatch.setattr(state, "_is_sharded", lambda _: True)
+    with pytest.raises(DataError, match=r"for process 2 of 2; resume with as many processes"):
+        load_state(tmp_path, module, optimizers, Workers(1, 2))

@@ -31,12 +31,14 @@ def build_optimizers(
     rest = [group for group in groups if not (is_muon and group.get("is_hidden"))]
     optimizers: list[torch.optim.Optimizer] = []
     if rest:
+        is_on_gpu = all(p.device.type == "cuda" for group in rest for p in group["params"])
         optimizers.append(
             torch.optim.AdamW(
                 rest,
                 lr=0.0,
                 betas=(settings.adam_beta1, settings.adam_beta2),
                 eps=settings.adam_epsilon,
+                fused=is_on_gpu or None,  # one kernel, and no copies of all weights in between
             )
         )
     if hidden:

@@ -7,7 +7,8 @@ One safetensors file a process; nothing is pickled. Where and when it is written
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from internvl35.errors import DataError
 from internvl35.train.distributed import Workers, like_parameter, local_tensor
 
 _PROGRESS = "progress"
+_MOMENT = "optimizer."
 
 
 def state_file(workers: Workers) -> str:
@@ -44,6 +46,9 @@ def save_state(
         optimizers: of these weights.
         workers: where weights are replicated, only the main process writes them.
         progress: JSON-ready position of the run.
+
+    Raises:
+        SafetensorError: if the file cannot be written.
     """
     tensors: dict[str, Tensor] = {"random.cpu": torch.get_rng_state()}
     if workers.device.type == "cuda":
@@ -57,8 +62,8 @@ def save_state(
             for parameter, moments in optimizer.state.items():
                 for key, value in moments.items():
                     part = local_tensor(torch.as_tensor(value))
-                    tensors[f"optimizer.{names[id(parameter)]}.{key}"] = part
-    plain = {name: value.cpu().contiguous().clone() for name, value in tensors.items()}
+                    tensors[f"{_MOMENT}{names[id(parameter)]}.{key}"] = part
+    plain = {name: value.cpu().contiguous() for name, value in tensors.items()}
     save_file(plain, path, {_PROGRESS: json.dumps(dict(progress))})
 
 
@@ -88,20 +93,31 @@ def load_state(
     own = folder / state_file(workers)
     weights = own if is_sharded else _replicated_file(folder, own)
     if not weights.is_file():
-        raise DataError(
+        raise DataError(_why_no_state(folder, workers))
+    with _open(weights) as file:
+        progress = _read_progress(file)
+        _load_weights(trained, file, weights)
+        _load_moments(trained, optimizers, file)
+    if own.is_file():  # else the number of replicated processes has changed
+        with _open(own) as file:
+            torch.set_rng_state(file.get_tensor("random.cpu"))
+            if workers.device.type == "cuda" and "random.cuda" in list(file.keys()):
+                torch.cuda.set_rng_state(file.get_tensor("random.cuda"), workers.device)
+    return progress
+
+
+def _why_no_state(folder: Path, workers: Workers) -> str:
+    has_others = any(folder.glob("training_state*.safetensors"))
+    if has_others:
+        return (
             f"{folder} holds no training state for process {workers.rank + 1} of "
             f"{workers.world_size}; resume with as many processes as before, or pass "
             "resume_only_model true"
         )
-    tensors, progress = _read(weights)
-    _load_weights(trained, tensors, weights)
-    _load_moments(trained, optimizers, tensors)
-    if own.is_file():  # else the number of replicated processes has changed
-        found = tensors if own == weights else _read(own)[0]
-        torch.set_rng_state(found["random.cpu"])
-        if workers.device.type == "cuda" and "random.cuda" in found:
-            torch.cuda.set_rng_state(found["random.cuda"], workers.device)
-    return progress
+    return (
+        f"{folder} holds weights but no training state, which save_only_model and deepspeed leave "
+        "out; pass resume_only_model true for a new run that begins with these weights"
+    )
 
 
 def trained_parameters(module: nn.Module) -> dict[str, Tensor]:
@@ -122,20 +138,29 @@ def _replicated_file(folder: Path, own: Path) -> Path:
     return found[0] if found else own  # the main process's comes first
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    """Open a state, tensors of which are read one at a time: all of them may not fit twice."""
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            progress: dict[str, Any] = json.loads(file.metadata()[_PROGRESS])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            yield file
+    except (OSError, SafetensorError) as error:
         raise DataError(
             f"{path} is not a training state: {error}; use another checkpoint"
         ) from error
-    return tensors, progress
 
 
-def _load_weights(trained: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
-    saved = {key.removeprefix("module.") for key in tensors if key.startswith("module.")}
+def _read_progress(file: Any) -> dict[str, Any]:
+    text = (file.metadata() or {}).get(_PROGRESS)
+    if text is None:
+        raise SafetensorError(f"it has no {_PROGRESS}")
+    progress: dict[str, Any] = json.loads(text)
+    return progress
+
+
+def _load_weights(trained: Mapping[str, Tensor], file: Any, path: Path) -> None:
+    keys: list[str] = list(file.keys())
+    saved = {key.removeprefix("module.") for key in keys if key.startswith("module.")}
     if saved != trained.keys():
         other = sorted(saved ^ trained.keys())
         raise DataError(
@@ -144,7 +169,7 @@ def _load_weights(trained: Mapping[str, Tensor], tensors: Mapping[str, Tensor], 
         )
     with torch.no_grad():
         for name, parameter in trained.items():
-            target, value = local_tensor(parameter), tensors[f"module.{name}"]
+            target, value = local_tensor(parameter), file.get_tensor(f"module.{name}")
             if target.shape != value.shape:
                 raise DataError(
                     f"{path}: {name} has shape {list(value.shape)} but the run needs "
@@ -154,18 +179,20 @@ def _load_weights(trained: Mapping[str, Tensor], tensors: Mapping[str, Tensor], 
 
 
 def _load_moments(
-    trained: Mapping[str, Tensor],
-    optimizers: Sequence[torch.optim.Optimizer],
-    tensors: Mapping[str, Tensor],
+    trained: Mapping[str, Tensor], optimizers: Sequence[torch.optim.Optimizer], file: Any
 ) -> None:
+    saved: dict[str, list[str]] = {}
+    for key in list(file.keys()):
+        if key.startswith(_MOMENT):
+            name, _, moment = key.removeprefix(_MOMENT).rpartition(".")
+            saved.setdefault(name, []).append(moment)
     names = {id(parameter): name for name, parameter in trained.items()}
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
-                prefix = f"optimizer.{names[id(parameter)]}."
-                for key, value in tensors.items():
-                    if key.startswith(prefix):
-                        is_count = value.ndim == 0
-                        moved = value if is_count else value.to(local_tensor(parameter).device)
-                        state = optimizer.state[parameter]
-                        state[key.removeprefix(prefix)] = like_parameter(moved, parameter)
+                name = names[id(parameter)]
+                for moment in saved.get(name, ()):
+                    value = file.get_tensor(f"{_MOMENT}{name}.{moment}")
+                    if value.ndim or group.get("fused"):  # else counts of steps stay on the CPU
+                        value = value.to(local_tensor(parameter).device)
+                    optimizer.state[parameter][moment] = like_parameter(value, parameter)
