@@ -11,12 +11,12 @@ from benchmarks.finetune_job import Job, Measured, Stopwatch
 from internvl35.data.dataset_settings import DatasetSettings
 from internvl35.data.encoding import EncodingSettings
 from internvl35.data.packing_settings import PackingSettings
-from internvl35.train.assembly import assemble, load_start
+from internvl35.train.assembly import assemble, find_start
 from internvl35.train.distributed import start_workers
 from internvl35.train.feed import feed_steps
 from internvl35.train.loop import TrainingLoop
 from internvl35.train.plan import Plan
-from internvl35.train.rows import prepare_rows
+from internvl35.train.rows import choose_rows, prepare_rows
 from internvl35.train.schedule import Schedule
 from internvl35.train.settings import (
     AdapterSettings,
@@ -42,8 +42,8 @@ def train(job: Job, folder: Path) -> Measured:
     settings = make_settings(job)
     watch = Stopwatch(job)
     with start_workers(device="cpu") as workers:
-        start = load_start(settings, workers)
-        rows = prepare_rows(start, settings, workers, folder)
+        start = find_start(settings, workers)
+        rows = prepare_rows(choose_rows(settings, workers), start, settings, workers, folder)
         assembly = assemble(start, settings, workers)
         loop = TrainingLoop(
             assembly.stepper,

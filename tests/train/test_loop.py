@@ -26,7 +26,11 @@ def _examples(count: int, seed: int = 0) -> list[Example]:
 
 
 def _fed(*groups: list[Example]) -> list[FedBatch]:
-    return [FedBatch(collate(group, 0), ()) for group in groups]
+    return [FedBatch(collate(group, 0)) for group in groups]
+
+
+def _filler() -> FedBatch:
+    return FedBatch(collate([Example([0, 0], [False, False])], 0), ((7, "no row"),))
 
 
 def _loop(model, *, rate=1e-2, max_grad_norm=0.0, num_steps=10, averaging="square"):
@@ -108,7 +112,8 @@ def test_an_evaluation_weighs_all_rows_alike_and_changes_nothing(build_model):
     model, examples = build_model(), _examples(5)
     loop = _loop(model)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = loop.evaluate(_fed(examples[:2], examples[2:]))
+    found, failures = loop.evaluate(_fed(examples[:2], examples[2:]))
+    assert failures == []
     assert found["loss"] == pytest.approx(float(_plain_loss(model, examples, -0.5)), rel=1e-5)
     assert 0 <= found["token_acc"] <= 1
     for name, value in model.state_dict().items():
@@ -117,12 +122,15 @@ def test_an_evaluation_weighs_all_rows_alike_and_changes_nothing(build_model):
 
 def test_a_filler_counts_nothing(build_model):
     model, examples = build_model(), _examples(2)
-    filler = FedBatch(collate([Example([0, 0], [False, False])], 0), ("no row",))
-    figures = _loop(model).take_step([*_fed(examples), filler])
+    figures = _loop(model).take_step([*_fed(examples), _filler()])
     assert figures.num_samples == 2
     assert figures.num_tokens == sum(len(example.token_ids) for example in examples)
     assert figures.loss == pytest.approx(float(_plain_loss(build_model(), examples, -0.5)), 1e-5)
-    assert figures.failures == ("no row",)
+    assert (figures.num_failures, figures.failures) == (1, ((7, "no row"),))
+
+
+def test_an_evaluation_in_which_no_row_can_be_used_has_no_figures(build_model):
+    assert _loop(build_model()).evaluate([_filler()]) == ({}, [(7, "no row")])
 
 
 def test_rates_of_groups_follow_the_schedule():

@@ -46,7 +46,12 @@ def open_report(tmp_path, clock, monkeypatch):
         screen = io.StringIO()
         console = Console(file=screen, force_terminal=is_terminal, width=200, color_system=None)
         report = TrainingReport(
-            RunFolder(tmp_path), 20, steps_per_epoch=10, console=console, clock=clock, **options
+            RunFolder(tmp_path),
+            20,
+            epoch_at=lambda step: step / 10,
+            console=console,
+            clock=clock,
+            **options,
         )
         return report, screen
 
@@ -212,7 +217,7 @@ def test_figures_that_nobody_needs_to_see_are_left_out():
 
 def test_the_screen_is_stderr(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(reports, "plot_figures", lambda *_: None)
-    with TrainingReport(RunFolder(tmp_path), 20, steps_per_epoch=10) as report:
+    with TrainingReport(RunFolder(tmp_path), 20, epoch_at=float) as report:
         report.log_step(5, {"loss": 1.0})
         report.tell("[bold]no markup[/bold]")
     printed = capsys.readouterr()

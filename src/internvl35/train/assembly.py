@@ -1,7 +1,7 @@
 """From settings to what is trained: network, tokenizer, adapters, loss module, optimizers.
 
 Each part has a file of its own; here they are put together in the one order that works: load,
-adapt, freeze, cast, spread over processes, and only then make optimizers.
+adapt or freeze, cast and spread over processes, and only then make optimizers.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from internvl35.data.hub_tables import choose_hub
 from internvl35.data.tokenizer import load_tokenizer
 from internvl35.errors import ConfigError
 from internvl35.model.composite import VisionLanguageModel
-from internvl35.model.configuration import Layout, read_config
+from internvl35.model.configuration import InternVLChatConfig, Layout, read_config
 from internvl35.model.hub import resolve_checkpoint
 from internvl35.train.adapters import add_adapters, load_base
 from internvl35.train.attention import use_packed_attention
@@ -29,7 +28,7 @@ from internvl35.train.resolution import resolve_accumulation, resolve_learning_r
 from internvl35.train.settings import FinetuneSettings
 from internvl35.train.sft import Trainee, recompute_activations
 from internvl35.train.stepping import Stepper
-from internvl35.train.trainable import freeze_parts, parameter_groups
+from internvl35.train.trainable import freeze_parts, parameter_groups, use_float32_masters
 
 UNIT_CLASSES = (
     "InternVLVisionLayer", "Qwen3DecoderLayer", "Qwen3MoeDecoderLayer", "GptOssDecoderLayer",
@@ -39,16 +38,16 @@ UNIT_CLASSES = (
 
 @dataclass(frozen=True)
 class Start:
-    """The checkpoint that a run begins from."""
+    """The checkpoint that a run begins from; its weights are not loaded yet."""
 
     folder: Path
     """Where it lies."""
     layout: Layout
     """Layout it is written in."""
+    config: InternVLChatConfig
+    """Sizes of its network."""
     tokenizer: Any
     """Its tokenizer."""
-    model: VisionLanguageModel
-    """The network, without adapters."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +62,19 @@ class Assembly:
     """Dtype of matrix products."""
 
 
-def load_start(settings: FinetuneSettings, workers: Workers) -> Start:
-    """Load the checkpoint that a run begins from.
+def find_start(settings: FinetuneSettings, workers: Workers) -> Start:
+    """Find the checkpoint that a run begins from, downloading it if need be.
 
     Args:
         settings: of the run.
         workers: the main process downloads before the others look.
 
     Returns:
-        The checkpoint, its network in the settings' number format and on this process's device.
+        The checkpoint.
 
     Raises:
-        CheckpointError: if it cannot be found or does not fit its config.
-        ConfigError: if the number format cannot be trained in.
+        CheckpointError: if it cannot be found.
+        ConfigError: if its config cannot be read, or the number format cannot be trained in.
     """
     chosen = settings.model
     if chosen.torch_dtype == "float16":
@@ -94,28 +93,35 @@ def load_start(settings: FinetuneSettings, workers: Workers) -> Start:
     folder = resolve_checkpoint(chosen.model, **where)
     if workers.is_main:
         workers.wait()
-    _, layout = read_config(folder)
-    return Start(
-        folder, layout, load_tokenizer(folder), load_base(folder, settings, workers.device)
-    )
+    config, layout = read_config(folder)
+    return Start(folder, layout, config, load_tokenizer(folder))
 
 
 def assemble(start: Start, settings: FinetuneSettings, workers: Workers) -> Assembly:
-    """Make everything that trains.
+    """Load the weights and make everything that trains.
 
     Args:
-        start: the checkpoint begun from; its network is changed.
+        start: the checkpoint begun from.
         settings: of the run.
         workers: the processes of the run.
 
     Returns:
-        Network, loss module and optimizers.
+        Network, loss module and optimizers, on this process's device.
 
     Raises:
+        CheckpointError: if the checkpoint does not fit its config.
         ConfigError: if nothing would be trained, or the settings do not go together.
     """
-    model = start.model
     chosen = settings.optimization
+    is_sharded = settings.distributed.fsdp == "full_shard" and workers.world_size > 1
+    if is_sharded and settings.adapter.quant_bits is not None:
+        raise ConfigError(
+            "quant_bits and fsdp full_shard are both given, but quantised weights cannot be "
+            "sharded; drop one of them"
+        )
+    # what is to be sharded may be too large for one GPU, so it goes there unit by unit
+    device = torch.device("cpu") if is_sharded else workers.device
+    model = load_base(start.folder, settings, device)
     compute_dtype = next(
         p.dtype for p in model.multi_modal_projector.parameters() if p.is_floating_point()
     )
@@ -124,15 +130,6 @@ def assemble(start: Start, settings: FinetuneSettings, workers: Workers) -> Asse
         add_adapters(model, settings.adapter, settings.freeze)
     else:
         freeze_parts(model, settings.freeze)
-    is_sharded = settings.distributed.fsdp == "full_shard" and workers.world_size > 1
-    if is_sharded and settings.adapter.quant_bits is not None:
-        raise ConfigError(
-            "quant_bits and fsdp full_shard are both given, but quantised weights cannot be "
-            "sharded; drop one of them"
-        )
-    _cast_weights(model, is_sharded=is_sharded)
-    if settings.packing.packing:
-        use_packed_attention(model, is_half=compute_dtype != torch.float32)
     if chosen.gradient_checkpointing:
         recompute_activations(model)
     if chosen.drop_path_rate:
@@ -141,30 +138,52 @@ def assemble(start: Start, settings: FinetuneSettings, workers: Workers) -> Asse
         model,
         averaging=chosen.loss_reduction,
         ce_chunk_size=chosen.ce_chunk_size,
-        keep_dummy_tile=workers.world_size > 1,
+        keep_dummy_tile=_needs_dummy_tile(model, settings, workers),
     )
-    rate = resolve_learning_rate(settings)
-    if settings.distributed.deepspeed is not None:
-        accumulation = resolve_accumulation(chosen, workers.world_size)
-        stepper: Stepper = start_deepspeed(
-            trainee, settings, workers, accumulation, rate, compute_dtype
-        )
-    else:
-        module = spread_module(
-            trainee, workers, is_sharded=is_sharded, compute_dtype=compute_dtype,
-            unit_classes=UNIT_CLASSES,
-        )  # fmt: skip
-        optimizers = build_optimizers(parameter_groups(trainee, chosen, rate), chosen)
-        stepper = Stepper(module, optimizers, chosen.max_grad_norm)
+    stepper = _spread(trainee, settings, workers, compute_dtype, is_sharded=is_sharded)
+    if settings.packing.packing:
+        use_packed_attention(model, is_half=compute_dtype != torch.float32)
     torch.manual_seed(chosen.seed + workers.rank)  # dropout is not
     return Assembly(model, stepper, compute_dtype)
 
 
-def _cast_weights(model: nn.Module, *, is_sharded: bool) -> None:
-    """Keep what trains in float32, since small updates vanish in bfloat16.
+def _spread(
+    trainee: Trainee,
+    settings: FinetuneSettings,
+    workers: Workers,
+    compute_dtype: torch.dtype,
+    *,
+    is_sharded: bool,
+) -> Stepper:
+    """Spread what trains over the processes, and only then make its optimizers."""
+    chosen, rate = settings.optimization, resolve_learning_rate(settings)
+    if settings.distributed.deepspeed is not None:
+        use_float32_masters(trainee)
+        accumulation = resolve_accumulation(chosen, workers.world_size)
+        return start_deepspeed(trainee, settings, workers, accumulation, rate, compute_dtype)
+    module = spread_module(
+        trainee, workers, is_sharded=is_sharded, compute_dtype=compute_dtype,
+        unit_classes=UNIT_CLASSES,
+    )  # fmt: skip
+    optimizers = build_optimizers(parameter_groups(trainee, chosen, rate), chosen)
+    return Stepper(module, optimizers, chosen.max_grad_norm)
 
-    Sharded units need one dtype; they are gathered in the dtype that is computed in.
+
+def _needs_dummy_tile(
+    model: VisionLanguageModel, settings: FinetuneSettings, workers: Workers
+) -> bool:
+    """Whether tower and projector have to run in batches without pictures too.
+
+    Replicas need a gradient of every weight that trains, and any loss needs one at all; sharded
+    parts have to run in all processes or in none.
     """
-    for parameter in model.parameters():
-        if parameter.is_floating_point() and (parameter.requires_grad or is_sharded):
-            parameter.data = parameter.data.float()
+    has_shards = bool(settings.distributed.fsdp or settings.distributed.deepspeed)
+    if workers.world_size > 1 and has_shards:
+        return True
+    is_vision_trained = any(
+        parameter.requires_grad
+        for part in (model.vision_tower, model.multi_modal_projector)
+        for parameter in part.parameters()
+    )
+    is_language_trained = any(p.requires_grad for p in model.language_model.parameters())
+    return is_vision_trained and (workers.world_size > 1 or not is_language_trained)

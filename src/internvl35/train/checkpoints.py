@@ -13,7 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from internvl35.errors import DataError
+from safetensors import SafetensorError
+
+from internvl35.errors import CheckpointError, DataError
 
 STATE_NAME = "trainer_state.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -115,16 +117,52 @@ def write_checkpoint(
         for path in [*partial.rglob("*"), partial]:
             _flush(path)
         if target.exists():  # of the same step, before the run was resumed from an earlier one
-            shutil.rmtree(target)
+            _remove(target)
         partial.replace(target)
         _flush(run_folder)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
+    except (OSError, SafetensorError, CheckpointError) as error:
         raise DataError(
             f"checkpoint {step} cannot be written to {run_folder}: {error}; free space or choose "
-            "another output_dir, then resume from the last checkpoint there, which is whole"
+            "another output_dir; checkpoints that were written before are whole"
         ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # it is there only if something failed
     return target
+
+
+def _remove(checkpoint: Path) -> None:
+    """Take a name away before any file goes: a kill must not leave half a checkpoint."""
+    gone = checkpoint.with_name(f"{_PARTIAL}old-{checkpoint.name}")
+    checkpoint.replace(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def set_aside_later(run_folder: Path, step: int) -> list[str]:
+    """Rename checkpoints of steps that a run takes once more, since it was resumed before them.
+
+    Otherwise they would count as the newest ones, though the run no longer comes from them.
+
+    Args:
+        run_folder: of the run.
+        step: the step that it is resumed from.
+
+    Returns:
+        Names that they had; ``undone-`` now stands in front of them.
+
+    Raises:
+        DataError: if they cannot be renamed.
+    """
+    names = []
+    for path in list_checkpoints(run_folder):
+        if (step_of(path) or 0) > step:
+            undone = path.with_name(f"undone-{path.name}")
+            try:
+                shutil.rmtree(undone, ignore_errors=True)
+                path.replace(undone)
+            except OSError as error:
+                raise DataError(f"{path} cannot be renamed: {error}; move it away") from error
+            names.append(path.name)
+    return names
 
 
 def remove_old(run_folder: Path, limit: int | None, best: Path | None) -> None:
@@ -141,9 +179,7 @@ def remove_old(run_folder: Path, limit: int | None, best: Path | None) -> None:
     old = [path for path in kept if best is None or path.name != best.name]
     num_others = max(1, limit - (len(kept) - len(old)))
     for path in old[: max(0, len(old) - num_others)]:
-        gone = path.with_name(f"{_PARTIAL}{path.name}")
-        path.replace(gone)  # a kill while files go must not leave half a checkpoint
-        shutil.rmtree(gone, ignore_errors=True)
+        _remove(path)
 
 
 def _clear_left_overs(run_folder: Path) -> None:

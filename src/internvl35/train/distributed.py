@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from internvl35.errors import ConfigError
+from internvl35.train.trainable import use_float32_masters
 
 
 @dataclass(frozen=True)
@@ -129,13 +130,14 @@ def spread_module(
     compute_dtype: torch.dtype,
     unit_classes: Sequence[str],
 ) -> nn.Module:
-    """Replicate or shard a module over the processes of a run.
+    """Replicate or shard a module over the processes of a run, what trains in float32.
 
     Args:
-        module: already on its device.
+        module: on its device; one that is to be sharded may be on the CPU still, and is cast and
+            brought to the device one unit at a time.
         workers: this process.
-        is_sharded: whether weights, gradients and moments are split (FSDP2), which needs one dtype
-            for all weights of a unit; else every process holds all of them.
+        is_sharded: whether weights, gradients and moments are split (FSDP2); else every process
+            holds all of them.
         compute_dtype: dtype in which sharded weights are gathered.
         unit_classes: class names of the submodules that are gathered one at a time.
 
@@ -148,15 +150,18 @@ def spread_module(
 
         mesh = init_device_mesh(workers.device.type, (workers.world_size,))
         policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
-        for part in list(module.modules()):
-            if type(part).__name__ in unit_classes:
-                fully_shard(part, mesh=mesh, mp_policy=policy)
-        fully_shard(module, mesh=mesh, mp_policy=policy)
+        units = [part for part in module.modules() if type(part).__name__ in unit_classes]
+        for part in [*units, module]:
+            use_float32_masters(part)
+            fully_shard(part, mesh=mesh, mp_policy=policy)
         return module
+    use_float32_masters(module)
     if workers.world_size > 1:
         is_gpu = workers.device.type == "cuda"
         return nn.parallel.DistributedDataParallel(
-            module, device_ids=[workers.device.index] if is_gpu else None
+            module,
+            device_ids=[workers.device.index] if is_gpu else None,
+            gradient_as_bucket_view=True,  # else every gradient is in memory twice
         )
     return module
 

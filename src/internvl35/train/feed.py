@@ -6,21 +6,30 @@ Which rows make a batch is decided by :mod:`internvl35.train.plan`; what a row b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from internvl35.data.batches import Example, TrainingBatch, collate, collate_packed
 from internvl35.errors import InternVLError
+from internvl35.train.bad_rows import Failure
 from internvl35.train.distributed import Workers
 from internvl35.train.plan import Plan, Rows
 
 if TYPE_CHECKING:
     from internvl35.data.encoding import Encoder
     from internvl35.data.records import Record
+
+START_METHOD = "fork" if sys.platform == "linux" else None
+"""How processes that prepare rows begin: with all that is in memory where that is safe."""
+
+Order = tuple[int, Rows]
+"""Number of the step that a micro-batch belongs to, and its rows."""
 
 
 @dataclass(frozen=True)
@@ -29,23 +38,27 @@ class FedBatch:
 
     batch: TrainingBatch
     """What is computed; without any target if no row could be used."""
-    failures: tuple[str, ...]
-    """Why rows are missing, one text a row."""
+    failures: tuple[Failure, ...] = ()
+    """Rows that are missing, and why."""
 
     def pin_memory(self) -> FedBatch:
-        """Called by torch's loader; copies to a GPU are small beside what is computed there."""
-        return self
+        """Called by torch's loader, so that copies to a GPU hold nothing up."""
+        pinned = {
+            field.name: value.pin_memory()
+            for field in fields(self.batch)
+            if isinstance(value := getattr(self.batch, field.name), Tensor)
+        }
+        return replace(self, batch=replace(self.batch, **pinned))
 
 
 class MicroBatches(Dataset[FedBatch]):
-    """Micro-batches by number.
+    """Micro-batches by their rows; can be sent to other processes.
 
     Args:
         records: the data set.
         encoder: turns a record into an example.
         pad_token_id: fills padded rows.
         is_packed: whether rows of a batch share one pack.
-        find_rows: from the number of a micro-batch to the step it belongs to and its rows.
         seed: of the augmentation; each row has another in every step.
     """
 
@@ -55,29 +68,27 @@ class MicroBatches(Dataset[FedBatch]):
         encoder: Encoder,
         pad_token_id: int,
         *,
-        is_packed: bool,
-        find_rows: Callable[[int], tuple[int, Rows]],
-        seed: int,
+        is_packed: bool = False,
+        seed: int = 0,
     ) -> None:
         """Keep what is needed to make any batch."""
         self.records = records
         self.encoder = encoder
         self.pad_token_id = pad_token_id
         self.is_packed = is_packed
-        self.find_rows = find_rows
         self.seed = seed
 
-    def __getitem__(self, number: int) -> FedBatch:
-        """Make a micro-batch; the same number always gives the same batch."""
-        step, rows = self.find_rows(number)
+    def __getitem__(self, order: Order) -> FedBatch:
+        """Make a micro-batch; the same order always gives the same batch."""
+        step, rows = order
         examples: list[Example] = []
-        failures: list[str] = []
+        failures: list[Failure] = []
         for row in rows:
             seed = hash((self.seed, step, row)) & 0xFFFF_FFFF  # of integers: alike everywhere
             try:
                 examples.append(self.encoder.encode(self.records[row], seed=seed))
             except InternVLError as error:
-                failures.append(f"{type(error).__name__}: {error}")
+                failures.append((row, f"{type(error).__name__}: {error}"))
         if not examples:  # a text of padding without targets keeps the processes in step
             examples = [Example([self.pad_token_id] * 2, [False] * 2)]
         is_packed = self.is_packed
@@ -109,19 +120,15 @@ def feed_steps(
     Yields:
         The micro-batches of one step.
     """
-    per_step = plan.settings.batches_per_step
-    own = range(workers.rank, per_step, workers.world_size)
-
-    def find_rows(number: int) -> tuple[int, Rows]:
-        step, place = divmod(number, per_step)
-        return step, plan.step(step)[place]
-
+    own = range(workers.rank, plan.settings.batches_per_step, workers.world_size)
     dataset = MicroBatches(
         records, encoder, pad_token_id,
-        is_packed=plan.settings.is_packed, find_rows=find_rows, seed=plan.settings.seed,
+        is_packed=plan.settings.is_packed, seed=plan.settings.seed,
     )  # fmt: skip
-    numbers = (step * per_step + place for step in range(start, plan.num_steps) for place in own)
-    batches = iter(_load(dataset, numbers, num_processes))
+    orders = (
+        (step, plan.step(step)[place]) for step in range(start, plan.num_steps) for place in own
+    )
+    batches = _load(dataset, orders, num_processes, workers)
     for _ in range(start, plan.num_steps):
         yield [next(batches) for _ in own]
 
@@ -148,37 +155,35 @@ def feed_once(
     Yields:
         The batches of this process; the last may be without rows.
     """
-    count = -(-len(groups) // workers.world_size)
-    own = [rank + workers.world_size * index for index in range(count) for rank in [workers.rank]]
-    dataset = MicroBatches(
-        records, encoder, pad_token_id,
-        is_packed=False,
-        find_rows=lambda number: (0, groups[number] if number < len(groups) else ()),
-        seed=0,
-    )  # fmt: skip
-    yield from _load(dataset, iter(own), num_processes)
+    missing = -len(groups) % workers.world_size
+    own = [*groups, *([()] * missing)][workers.rank :: workers.world_size]
+    dataset = MicroBatches(records, encoder, pad_token_id)
+    yield from _load(dataset, ((0, rows) for rows in own), num_processes, workers)
 
 
-class _Numbers:
-    """A sampler that can be iterated over once, without a list of all its numbers."""
+class _Orders:
+    """A sampler that can be iterated over once: what comes is planned as it is needed."""
 
-    def __init__(self, numbers: Iterator[int]) -> None:
-        self._numbers = numbers
+    def __init__(self, orders: Iterator[Order]) -> None:
+        self._orders = orders
 
-    def __iter__(self) -> Iterator[int]:
-        return self._numbers
+    def __iter__(self) -> Iterator[Order]:
+        return self._orders
 
 
-def _load(dataset: MicroBatches, numbers: Iterator[int], num_processes: int) -> Iterator[FedBatch]:
+def _load(
+    dataset: MicroBatches, orders: Iterator[Order], num_processes: int, workers: Workers
+) -> Iterator[FedBatch]:
     if num_processes == 0:
-        return (dataset[number] for number in numbers)
+        return (dataset[order] for order in orders)
     loader: DataLoader[FedBatch] = DataLoader(
         dataset,
         batch_size=None,
-        sampler=_Numbers(numbers),
+        sampler=_Orders(orders),
         num_workers=num_processes,
-        prefetch_factor=4,
-        multiprocessing_context="fork",
+        prefetch_factor=2 if dataset.is_packed else 4,  # a pack may have 230 MB of tiles
+        pin_memory=workers.device.type == "cuda",
+        multiprocessing_context=START_METHOD,
         generator=torch.Generator(),  # a loader must not take from the numbers that dropout uses
     )
     return iter(loader)

@@ -6,33 +6,40 @@ decides in which order they are used. Paper section 2.2.
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors import SafetensorError
 
 from internvl35.data.row_files import write_rows
 from internvl35.errors import ConfigError
-from internvl35.train.arguments import flatten_settings
-from internvl35.train.assembly import Assembly, Start, assemble, load_start
+from internvl35.train.assembly import Assembly, Start, assemble, find_start
 from internvl35.train.checkpoints import (
-    find_checkpoint,
     partial_folder,
     remove_old,
+    set_aside_later,
     write_checkpoint,
 )
 from internvl35.train.distributed import Workers, start_workers
+from internvl35.train.failures import explain_failure
 from internvl35.train.feed import feed_once, feed_steps
 from internvl35.train.figures import FigureWindow, peak_memory_gib
 from internvl35.train.loop import StepFigures, TrainingLoop
 from internvl35.train.plan import Plan
-from internvl35.train.reports import TrainingReport
+from internvl35.train.reports import CountingBar, TrainingReport
 from internvl35.train.resolution import resolve_learning_rate, resolve_output
-from internvl35.train.rows import PreparedRows, count_data_processes, prepare_rows
-from internvl35.train.run_folder import RunFolder, make_run_folder, read_settings
+from internvl35.train.resuming import check_progress, settle_beginning
+from internvl35.train.rows import (
+    PreparedRows,
+    choose_rows,
+    count_data_processes,
+    prepare_rows,
+)
+from internvl35.train.run_folder import RunFolder, make_run_folder
 from internvl35.train.schedule import Schedule, count_warmup_steps
 from internvl35.train.settings import FinetuneSettings
 from internvl35.train.sft import batch_weight
@@ -74,19 +81,21 @@ def finetune(settings: FinetuneSettings, *, command: str = "sft") -> FinetuneRes
     Raises:
         InternVLError: for everything that the user can put right, among it memory that does not
             suffice and a loss that is not finite; the last checkpoint stays as it is.
+        KeyboardInterrupt: if the user interrupts the run; it was said how to go on.
     """
     device = "cpu" if settings.distributed.use_cpu else None
     with start_workers(timeout_s=settings.distributed.ddp_timeout, device=device) as workers:
         run = _Run(settings, command, workers)
         try:
             return run.execute()
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise ConfigError(
-                f"memory does not suffice ({_first_line(error)}); lower "
-                "per_device_train_batch_size, max_length or max_dynamic_patch, keep "
-                "gradient_checkpointing true, or spread the weights (fsdp full_shard, "
-                f"quant_bits 4); the last checkpoint in {run.folder} is whole"
-            ) from error
+        except KeyboardInterrupt:
+            run.tell(f"interrupted; {run.how_to_go_on()}")
+            raise
+        except (RuntimeError, MemoryError, OSError, SafetensorError) as error:
+            reason = explain_failure(error)
+            if reason is None:
+                raise
+            raise ConfigError(f"{reason}; {run.how_to_go_on()}") from error
         finally:
             run.close()
 
@@ -96,38 +105,28 @@ class _Run:
 
     def __init__(self, settings: FinetuneSettings, command: str, workers: Workers) -> None:
         self.workers = workers
-        self.checkpoint = _checkpoint_to_resume(settings)
-        if self.checkpoint is not None and settings.run.resume_only_model:
-            settings = _begin_from(settings, self.checkpoint)
-            self.checkpoint = None
-        if self.checkpoint is not None:
-            check_resumed(settings, self.checkpoint)
-        self.settings = settings
+        self.settings, self.checkpoint = settle_beginning(settings)
         self.command = command
-        self.folder = Path(workers.tell(str(self._choose_folder())))
+        self.folder = Path()
         self.report: TrainingReport | None = None
-        self.has_validation = False
         self.window = FigureWindow.restore()
         self.seconds = 0.0
         self.best_metric: float | None = None
         self.best_checkpoint: Path | None = None
-        self.last_checkpoint: Path | None = None
-        self.measured = (-1, 0.0)
+        self.last_checkpoint: Path | None = self.checkpoint
+        self.measured = (-1, math.inf)
         self.facts: dict[str, Any] = {}
-
-    def _choose_folder(self) -> Path:
-        if self.checkpoint is not None:
-            return self.checkpoint.resolve().parent
-        if not self.workers.is_main:
-            return Path()
-        output = resolve_output(self.settings)
-        return make_run_folder(output, add_version=self.settings.run.add_version)
 
     def execute(self) -> FinetuneResult:
         settings, workers = self.settings, self.workers
-        start = load_start(settings, workers)
-        rows = prepare_rows(start, settings, workers, self.folder)
-        self.has_validation = len(rows.val_groups) > 0
+        # what is wrong with names and rows is found before anything large is loaded
+        chosen_rows = choose_rows(settings, workers)
+        start = find_start(settings, workers)
+        self.folder = Path(workers.tell(str(self._choose_folder())))
+        with CountingBar(is_shown=workers.is_main) as bar:
+            rows = prepare_rows(
+                chosen_rows, start, settings, workers, self.folder, show_progress=bar.count
+            )
         assembly = assemble(start, settings, workers)
         chosen = settings.optimization
         num_steps = rows.plan.num_steps
@@ -144,10 +143,19 @@ class _Run:
             compute_dtype=assembly.compute_dtype,
         )
         if self.checkpoint is not None:
-            self._restore(loop, assembly, rows.plan.settings.batches_per_step)
+            self._restore(loop, assembly, rows)
         self._open_report(start, rows, assembly, loop.step)
-        self._train(loop, start, assembly, rows)
+        if loop.step < num_steps:
+            self._train(loop, start, assembly, rows)
         return self._finish(num_steps)
+
+    def _choose_folder(self) -> Path:
+        if self.checkpoint is not None:
+            return self.checkpoint.resolve().parent
+        if not self.workers.is_main:
+            return Path()
+        output = resolve_output(self.settings)
+        return make_run_folder(output, add_version=self.settings.run.add_version)
 
     def _open_report(self, start: Start, rows: PreparedRows, assembly: Assembly, step: int) -> None:
         plan, counts = rows.plan, count_parameters(assembly.model)
@@ -164,43 +172,54 @@ class _Run:
                 "model_folder": str(start.folder),
                 "num_train_rows": len(rows.train),
                 "num_val_rows": len(rows.val),
-                "num_bad_rows": rows.bad_rows.num_bad,
+                "num_bad_rows": rows.bad_train.num_bad + rows.bad_val.num_bad,
                 "parameters": describe_counts(counts),
             },
         }
         if not self.workers.is_main:
             return
         RunFolder(self.folder).write_arguments(self.settings, self.facts)
-        if self.has_validation and not (self.folder / VAL_FILE).exists():
+        if rows.val_groups and not (self.folder / VAL_FILE).exists():
             write_rows(rows.val.take(rows.good_val), self.folder / VAL_FILE)
         self.report = TrainingReport(
             RunFolder(self.folder),
             plan.num_steps,
-            steps_per_epoch=plan.num_steps / plan.epoch_at(plan.num_steps),
+            epoch_at=plan.epoch_at,
             first_step=step,
             seconds_before=self.seconds,
             report_to=self.settings.run.report_to,
         )
         self.report.tell(describe_counts(counts))
+        if self.settings.dataset.split_dataset_ratio and not rows.val_groups:
+            self.tell("no row is set aside to evaluate on; raise split_dataset_ratio")
+        for name in set_aside_later(self.folder, step) if step else []:
+            self.tell(f"the run goes on before {name}, which is now called undone-{name}")
+        if step == plan.num_steps:
+            self.tell(
+                f"the run is done, it has {step} steps behind it; raise max_steps or "
+                "num_train_epochs to train on"
+            )
 
-    def _restore(self, loop: TrainingLoop, assembly: Assembly, batches_per_step: int) -> None:
+    def _restore(self, loop: TrainingLoop, assembly: Assembly, rows: PreparedRows) -> None:
         assert self.checkpoint is not None
         progress = load_state(
             self.checkpoint, assembly.model, assembly.stepper.optimizers, self.workers
         )
-        loop.step = int(progress["step"])
+        batches_per_step = rows.plan.settings.batches_per_step
         if progress["batches_per_step"] != batches_per_step:
             raise ConfigError(
                 f"a step has {batches_per_step} batches on all processes together, but "
                 f"{progress['batches_per_step']} in the run that is resumed; with another number "
                 "of processes set gradient_accumulation_steps so that the product stays"
             )
+        loop.step = int(progress["step"])
+        check_progress(self.checkpoint, loop.step, rows.plan.num_steps)
+        rows.bad_train.restore(progress["bad_rows"])
         self.window = FigureWindow.restore(progress["window"])
         self.seconds = float(progress["seconds"])
-        self.best_metric = progress["best_metric"]
-        if progress["best_checkpoint"] is not None:
-            self.best_checkpoint = self.folder / progress["best_checkpoint"]
-        self.last_checkpoint = self.checkpoint
+        best = self.folder / str(progress["best_checkpoint"])
+        if best.is_dir():  # a later and better one may have taken its place, and be undone now
+            self.best_metric, self.best_checkpoint = progress["best_metric"], best
 
     def _train(
         self, loop: TrainingLoop, start: Start, assembly: Assembly, rows: PreparedRows
@@ -214,7 +233,7 @@ class _Run:
             took, started = time.perf_counter() - started, time.perf_counter()
             self.seconds += took
             self._after_step(loop, rows, figures, took)
-            if self._is_due("eval", loop.step, rows.plan):
+            if rows.val_groups and self._is_due("eval", loop.step, rows.plan):
                 self._evaluate(loop, rows)
             if self._is_due("save", loop.step, rows.plan):
                 self._save(loop, start, assembly, rows)
@@ -224,9 +243,10 @@ class _Run:
     def _after_step(
         self, loop: TrainingLoop, rows: PreparedRows, figures: StepFigures, seconds: float
     ) -> None:
-        if figures.failures:
-            rows.bad_rows.add(figures.failures)
-            rows.bad_rows.check(len(rows.train))
+        if figures.num_failures:
+            rows.bad_train.note(figures.failures)
+            rows.bad_train.share(self.workers)
+            rows.bad_train.check()
         self.window.add(figures, seconds)
         run, num_steps = self.settings.run, rows.plan.num_steps
         is_first = loop.step == 1 and run.logging_first_step
@@ -243,8 +263,6 @@ class _Run:
         every = run.save_steps
         strategy = run.save_strategy
         if what == "eval":
-            if not self.has_validation:
-                return False
             every, strategy = run.eval_steps or every, run.eval_strategy or strategy
             if strategy == "no":
                 return False
@@ -259,7 +277,11 @@ class _Run:
             rows.val_groups, self.workers, rows.val, rows.encoder, rows.pad_token_id,
             num_processes=count_data_processes(self.settings),
         )  # fmt: skip
-        found = loop.evaluate(batches)
+        found, failures = loop.evaluate(batches)
+        rows.bad_val.note(failures)
+        if not found:
+            self.tell(f"no row to evaluate on can be used; see {rows.bad_val.path}")
+            return
         self.measured = (loop.step, found["loss"])
         if self.report is not None:
             self.report.log_eval(loop.step, found)
@@ -268,22 +290,25 @@ class _Run:
         self, loop: TrainingLoop, start: Start, assembly: Assembly, rows: PreparedRows
     ) -> None:
         """Write a checkpoint; every process takes part, the main one makes it whole."""
-        step, workers = loop.step, self.workers
-        self.last_checkpoint = self.folder / f"checkpoint-{step}"
+        step, workers, target = loop.step, self.workers, self.folder / f"checkpoint-{loop.step}"
         measured_at, loss = self.measured
-        if measured_at == step and (self.best_metric is None or loss < self.best_metric):
-            self.best_metric, self.best_checkpoint = loss, self.last_checkpoint
-        best = self.best_checkpoint.name if self.best_checkpoint else None
+        best_metric, best = self.best_metric, self.best_checkpoint
+        is_measured = measured_at == step and math.isfinite(loss)
+        if is_measured and (best_metric is None or loss < best_metric):
+            best_metric, best = loss, target
         progress = {
             "step": step, "batches_per_step": rows.plan.settings.batches_per_step,
             "window": self.window.keep(), "seconds": self.seconds,
-            "best_metric": self.best_metric, "best_checkpoint": best,
+            "best_metric": best_metric, "best_checkpoint": best.name if best else None,
+            "bad_rows": rows.bad_train.rows,
         }  # fmt: skip
         state = {
             "global_step": step, "max_steps": rows.plan.num_steps,
-            "epoch": rows.plan.epoch_at(step), "best_metric": self.best_metric,
-            "best_model_checkpoint": best, "eval_loss": loss if measured_at == step else None,
+            "epoch": rows.plan.epoch_at(step), "best_metric": best_metric,
+            "best_model_checkpoint": best.name if best else None,
+            "last_model_checkpoint": target.name, "eval_loss": loss if is_measured else None,
             "num_train_rows": len(rows.train), "num_val_rows": len(rows.val),
+            "log_history": self.report.history if self.report else [],
         }  # fmt: skip
 
         def fill(folder: Path) -> None:
@@ -295,15 +320,22 @@ class _Run:
                 save_state(path, assembly.model, optimizers, workers, progress)
             workers.wait()
 
-        if not workers.is_main:
+        if workers.is_main:
+            write_checkpoint(self.folder, step, fill, state)
+        else:
             fill(partial_folder(self.folder, step))
-            return
-        write_checkpoint(self.folder, step, fill, state)
-        remove_old(self.folder, self.settings.run.save_total_limit, self.best_checkpoint)
-        if self.settings.run.create_checkpoint_symlink:
-            RunFolder(self.folder).link_checkpoint("last", self.last_checkpoint)
-            if self.best_checkpoint is not None:
-                RunFolder(self.folder).link_checkpoint("best", self.best_checkpoint)
+        self.last_checkpoint, self.best_metric, self.best_checkpoint = target, best_metric, best
+        if workers.is_main:
+            self._tidy_up()
+
+    def _tidy_up(self) -> None:
+        """Remove checkpoints that are no longer wanted, and let links lead to the others."""
+        run, folder = self.settings.run, RunFolder(self.folder)
+        remove_old(self.folder, run.save_total_limit, self.best_checkpoint)
+        links = {"last": self.last_checkpoint, "best": self.best_checkpoint}
+        for name, checkpoint in links.items():
+            if run.create_checkpoint_symlink and checkpoint is not None:
+                folder.link_checkpoint(name, checkpoint)
 
     def _finish(self, num_steps: int) -> FinetuneResult:
         assert self.last_checkpoint is not None
@@ -322,54 +354,24 @@ class _Run:
             self.folder, self.last_checkpoint, self.best_checkpoint, self.best_metric, num_steps
         )
 
+    def tell(self, text: str) -> None:
+        """Say something on the screen, once however many processes there are."""
+        if self.report is not None:
+            self.report.tell(text)
+
+    def how_to_go_on(self) -> str:
+        """What to do after a run that did not come to its end."""
+        if self.last_checkpoint is None:
+            return "there is no checkpoint yet, begin anew"
+        return (
+            f"go on from the last checkpoint by internvl35 {self.command} "
+            f"--resume_from_checkpoint {self.last_checkpoint}"
+        )
+
     def close(self) -> None:
         """End the progress bar and close files, however the run ended."""
         if self.report is not None:
             self.report.close()
-
-
-FIXED = (
-    "model", "dataset", "val_dataset", "split_dataset_ratio", "data_seed", "dataset_shuffle",
-    "interleave_prob", "stopping_strategy", "columns", "template", "system", "max_length",
-    "truncation_strategy", "max_dynamic_patch", "share_tiles", "video_segments", "video_max_num",
-    "frame_label", "loss_scale", "packing", "packing_length", "packing_max_tiles",
-    "packing_window", "tuner_type", "lora_rank", "lora_alpha", "target_modules",
-    "modules_to_save", "use_dora", "use_rslora", "freeze_vit", "freeze_aligner", "freeze_llm",
-    "per_device_train_batch_size", "optim", "loss_reduction", "group_by_length", "seed",
-)  # fmt: skip
-"""Settings that a run keeps when it is resumed, since rows, weights or moments hang on them."""
-
-
-def check_resumed(settings: FinetuneSettings, checkpoint: Path) -> None:
-    """Refuse to go on with a run in another way than it began.
-
-    Args:
-        settings: of the run now.
-        checkpoint: holds those that it began with.
-
-    Raises:
-        ConfigError: if one of :data:`FIXED` differs.
-    """
-    now, before = flatten_settings(settings), flatten_settings(read_settings(checkpoint))
-    for name in FIXED:
-        if now[name] != before[name]:
-            raise ConfigError(
-                f"{name} is {now[name]!r} but the run of {checkpoint} began with "
-                f"{before[name]!r}; leave it out, or pass resume_only_model true for a new run "
-                "that begins with these weights"
-            )
-
-
-def _checkpoint_to_resume(settings: FinetuneSettings) -> Path | None:
-    place = settings.run.resume_from_checkpoint
-    return None if place is None else find_checkpoint(Path(place).expanduser())
-
-
-def _begin_from(settings: FinetuneSettings, checkpoint: Path) -> FinetuneSettings:
-    """Let a new run begin with the weights of a checkpoint."""
-    if settings.adapter.tuner_type == "lora":
-        return replace(settings, adapter=replace(settings.adapter, adapters=(str(checkpoint),)))
-    return replace(settings, model=replace(settings.model, model=str(checkpoint)))
 
 
 def _version() -> str:
@@ -377,8 +379,3 @@ def _version() -> str:
         return version("internvl35")
     except PackageNotFoundError:
         return "not installed"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

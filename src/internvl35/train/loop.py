@@ -16,6 +16,7 @@ from torch import Tensor
 
 from internvl35.data.batches import TrainingBatch
 from internvl35.errors import DataError
+from internvl35.train.bad_rows import Failure
 from internvl35.train.distributed import Workers, reshard
 from internvl35.train.feed import FedBatch
 from internvl35.train.schedule import Schedule
@@ -23,6 +24,10 @@ from internvl35.train.stepping import Stepper
 
 WeighBatch = Callable[[TrainingBatch], float]
 """From a batch to the sum of the weights of its targets."""
+
+_SUMMED = ("loss", "num_correct", "num_targets")
+_TINY = 1e-12
+"""What weights are divided by in a step without a single target."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,10 @@ class StepFigures:
     """Tiles."""
     num_samples: float
     """Samples."""
-    failures: tuple[str, ...] = ()
-    """Why rows are missing from this process's part of the step."""
+    num_failures: float = 0.0
+    """Rows that are missing, over all processes."""
+    failures: tuple[Failure, ...] = ()
+    """Those that are missing from this process's part of the step."""
 
 
 class TrainingLoop:
@@ -54,8 +61,8 @@ class TrainingLoop:
 
     Args:
         stepper: its module is called with a batch on its device and the sum of weights of the
-            step, and returns ``loss``, ``num_correct`` and ``num_targets``; its groups carry
-            ``peak_lr``.
+            step, and returns the scalars ``loss``, ``num_correct`` and ``num_targets``; its groups
+            carry ``peak_lr``.
         schedule: course of the rates.
         workers: the processes of the run.
         weigh: sum of the weights of a batch's targets.
@@ -113,52 +120,60 @@ class TrainingLoop:
             DataError: if loss or gradient are not finite.
         """
         own = [fed.batch for fed in batches]
+        failures = tuple(failure for fed in batches for failure in fed.failures)
         counts = [sum(values) for values in zip(*(_count(batch) for batch in own), strict=True)]
         (weight,) = self.workers.sum([sum(self.weigh(batch) for batch in own)])
-        total = torch.tensor(max(weight, 1e-12), dtype=torch.float32, device=self.workers.device)
-        sums = torch.zeros(3, dtype=torch.float64)
+        sums = self._no_sums()
         for index, batch in enumerate(own):
             with self.stepper.accumulate(is_last=index == len(own) - 1):
-                output = self._forward(batch, total)
+                output = self._forward(batch, max(weight, _TINY))
                 # gradients become means over the processes, and a sum is wanted
                 self.stepper.backward(output["loss"] * self.workers.world_size)
-            sums += _detached(output)
-        loss, correct, targets, tokens, tiles, samples = self.workers.sum([*sums.tolist(), *counts])
+            _add(sums, output)
+        loss, correct, targets, tokens, tiles, samples, num_failures = self.workers.sum(
+            [*sums.tolist(), *counts, len(failures)]
+        )
         self._check(loss, "loss")
         rate = self._set_rates()
         norm = self.stepper.update(lambda norm: self._check(norm, "gradient norm"))
-        failures = tuple(failure for fed in batches for failure in fed.failures)
         return StepFigures(
-            loss, norm, rate, correct, targets, tokens, tiles, samples, failures=failures
+            loss, norm, rate, correct, targets, tokens, tiles, samples, num_failures, failures
         )
 
     @torch.no_grad()
-    def evaluate(self, batches: Iterable[FedBatch]) -> dict[str, float]:
+    def evaluate(self, batches: Iterable[FedBatch]) -> tuple[dict[str, float], list[Failure]]:
         """Measure the loss on other rows.
 
         Args:
             batches: those of this process, as many as on the others.
 
         Returns:
-            ``loss`` and ``token_acc``, over all processes.
+            ``loss`` and ``token_acc`` over all processes, or nothing if no row could be used; and
+            the rows of this process that could not.
         """
         self.module.eval()
-        one = torch.ones((), dtype=torch.float32, device=self.workers.device)
-        sums = [0.0, 0.0, 0.0, 0.0]
+        sums, weight, failures = self._no_sums(), 0.0, list[Failure]()
         for fed in batches:
-            found = [*_detached(self._forward(fed.batch, one)).tolist(), self.weigh(fed.batch)]
-            sums = [old + new for old, new in zip(sums, found, strict=True)]
+            _add(sums, self._forward(fed.batch, 1.0))
+            weight += self.weigh(fed.batch)
+            failures += fed.failures
         reshard(self.module)
-        loss, correct, targets, weight = self.workers.sum(sums)
         self.module.train()
-        return {"loss": loss / max(weight, 1e-12), "token_acc": correct / max(targets, 1.0)}
+        loss, correct, targets, weight = self.workers.sum([*sums.tolist(), weight])
+        if not targets:
+            return {}, failures
+        return {"loss": loss / weight, "token_acc": correct / targets}, failures
 
-    def _forward(self, batch: TrainingBatch, total: Tensor) -> dict[str, Tensor]:
+    def _forward(self, batch: TrainingBatch, total_weight: float) -> dict[str, Tensor]:
+        # a plain number, since what shards a module casts tensors that go into it
         device = self.workers.device
         is_mixed = self.compute_dtype != torch.float32
         with torch.autocast(device.type, self.compute_dtype, enabled=is_mixed):
-            output: dict[str, Tensor] = self.module(batch.to(device), total)
+            output: dict[str, Tensor] = self.module(batch.to(device), total_weight)
         return output
+
+    def _no_sums(self) -> Tensor:
+        return torch.zeros(len(_SUMMED), dtype=torch.float64, device=self.workers.device)
 
     def _set_rates(self) -> float:
         share = self.schedule.rate_at(self.step)
@@ -179,6 +194,6 @@ def _count(batch: TrainingBatch) -> tuple[float, float, float]:
     return (0.0, 0.0, 0.0) if is_filler else (batch.num_tokens, batch.num_tiles, len(batch))
 
 
-def _detached(output: dict[str, Tensor]) -> Tensor:
-    names = ("loss", "num_correct", "num_targets")
-    return torch.stack([output[name].detach().double().cpu() for name in names])
+def _add(sums: Tensor, output: dict[str, Tensor]) -> None:
+    """Add figures up where they are: reading one would wait until all before it is computed."""
+    sums += torch.stack([output[name].detach().to(sums) for name in _SUMMED])

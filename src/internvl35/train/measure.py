@@ -18,7 +18,9 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader, Dataset
 
 from internvl35.errors import DataError, InternVLError
+from internvl35.train.bad_rows import BadRows
 from internvl35.train.distributed import Workers
+from internvl35.train.feed import START_METHOD
 from internvl35.train.plan import Sizes
 
 if TYPE_CHECKING:
@@ -30,52 +32,6 @@ _CHUNK = 256
 
 Measured = tuple[int, int, int, str]
 """Tokens, tiles, targets, and why the row cannot be used; empty where it can."""
-
-
-class BadRows:
-    """Counts rows that cannot be used, keeps why in a file, and ends a run that has too many.
-
-    Args:
-        path: JSON lines are added to this file; None keeps none.
-        max_share: largest share of rows that may be bad, 0 to 1.
-    """
-
-    def __init__(self, path: Path | None, max_share: float) -> None:
-        """Start with none."""
-        self.path = path
-        self.max_share = max_share
-        self.num_bad = 0
-        self.first: list[str] = []
-
-    def add(self, reasons: Sequence[str]) -> None:
-        """Note rows that cannot be used.
-
-        Args:
-            reasons: one a row, beginning with the row's origin.
-        """
-        self.num_bad += len(reasons)
-        self.first = [*self.first, *reasons][:3]
-        if self.path is not None and reasons:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.writelines(
-                    json.dumps({"reason": reason}, ensure_ascii=False) + "\n" for reason in reasons
-                )
-
-    def check(self, num_rows: int) -> None:
-        """End the run if too many rows are bad.
-
-        Args:
-            num_rows: rows looked at.
-
-        Raises:
-            DataError: if the share of bad ones is above the limit.
-        """
-        if self.num_bad > self.max_share * num_rows:
-            where = f"; all of them: {self.path}" if self.path else ""
-            raise DataError(
-                f"{self.num_bad} of {num_rows} rows cannot be used, more than max_bad_share "
-                f"({self.max_share:g}) allows; the first: {' | '.join(self.first)}{where}"
-            )
 
 
 class _Chunks(Dataset[list[Measured]]):
@@ -115,7 +71,7 @@ def measure_rows(
         bad_rows: told about the rows that cannot be used.
         workers: the processes of the run.
         num_processes: further processes that do the work; 0 does it in this one.
-        on_progress: called with the number of rows done by this process.
+        on_progress: called with about how many rows are done by all processes.
 
     Returns:
         Sizes of all rows, the same on every process.
@@ -130,13 +86,13 @@ def measure_rows(
     for measured in _run(_Chunks(records, encoder, rows), num_processes):
         numbers = torch.tensor([item[:3] for item in measured], dtype=torch.int64)
         sizes[:, done : done + len(measured)] = numbers.T
+        bad_rows.note([(done + place, item[3]) for place, item in enumerate(measured) if item[3]])
         done += len(measured)
-        bad_rows.add([item[3] for item in measured if item[3]])
         if on_progress is not None:
-            on_progress(done - rows.start)
+            on_progress(min(len(records), (done - rows.start) * workers.world_size))
     workers.add_up(sizes)
-    bad_rows.num_bad = int((sizes[0] == 0).sum())
-    bad_rows.check(len(records))
+    bad_rows.share(workers)
+    bad_rows.check()
     tokens, tiles, targets = sizes.numpy()
     return Sizes(tokens, tiles, targets)
 
@@ -149,7 +105,7 @@ def _run(chunks: _Chunks, num_processes: int) -> Iterator[list[Measured]]:
         batch_size=None,
         shuffle=False,
         num_workers=num_processes,
-        multiprocessing_context="fork",
+        multiprocessing_context=START_METHOD,
         generator=torch.Generator(),  # a loader must not take from the numbers that dropout uses
     )
     return iter(loader)
@@ -168,12 +124,20 @@ def save_sizes(path: Path, sizes: Sizes, digest: str) -> None:
         path: the file; replaced in one step.
         sizes: of all rows.
         digest: of the settings they depend on.
+
+    Raises:
+        DataError: if the file cannot be written.
     """
     names = ("tokens", "tiles", "targets")
     tensors = {name: torch.from_numpy(getattr(sizes, name)).contiguous() for name in names}
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial, {"digest": digest})
-    os.replace(partial, path)
+    try:
+        save_file(tensors, partial, {"digest": digest})
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(
+            f"{path} cannot be written: {error}; free space or choose another output_dir"
+        ) from error
 
 
 def load_sizes(path: Path, num_rows: int, digest: str) -> Sizes | None:

@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from internvl35.errors import ConfigError, DataError
 from internvl35.train.plots import plot_figures
@@ -36,13 +43,56 @@ _SHOWN = {
 """Figures that are shown beside the step: what they are called there, and in which form."""
 
 
+class CountingBar:
+    """Shows how far something is that is counted; used with ``with``, which ends it.
+
+    Args:
+        is_shown: whether anything is shown at all.
+        console: where, by default stderr; without a terminal there is a line a count and no bar.
+    """
+
+    def __init__(self, *, is_shown: bool = True, console: Console | None = None) -> None:
+        """Show nothing yet."""
+        self._is_shown = is_shown
+        self._console = console or Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(),
+            TimeRemainingColumn(), console=self._console, transient=True,
+            disable=not (is_shown and self._console.is_terminal),
+        )  # fmt: skip
+
+    def __enter__(self) -> Self:
+        """Begin to draw."""
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+    def count(self, name: str, total: int) -> Callable[[int], None]:
+        """Begin with a count.
+
+        Args:
+            name: of what is counted.
+            total: how many there are; for none, nothing is shown.
+
+        Returns:
+            To be called with how many are done.
+        """
+        if self._is_shown and total and not self._console.is_terminal:
+            self._console.print(f"measuring {total:,} rows ({name})", highlight=False)
+        task = self._bar.add_task(f"measuring rows ({name})", total=total, visible=total > 0)
+        return lambda done: self._bar.update(task, completed=done)
+
+
 class TrainingReport:
     """Figures of a run, wherever they are wanted; used with ``with``, which ends the bar.
 
     Args:
         folder: of the run.
         num_steps: of the whole run.
-        steps_per_epoch: optimizer steps of one pass over the data.
+        epoch_at: from a number of steps to the passes over the data that they are.
         first_step: steps done before, in a run that is resumed; later lines are dropped.
         seconds_before: how long those took.
         report_to: ``tensorboard``, or none.
@@ -59,7 +109,7 @@ class TrainingReport:
         folder: RunFolder,
         num_steps: int,
         *,
-        steps_per_epoch: float,
+        epoch_at: Callable[[int], float],
         first_step: int = 0,
         seconds_before: float = 0.0,
         report_to: Sequence[str] = (),
@@ -69,7 +119,7 @@ class TrainingReport:
         """Open the files and show the bar."""
         self.folder = folder
         self.num_steps = num_steps
-        self.steps_per_epoch = steps_per_epoch
+        self.epoch_at = epoch_at
         self.first_step = first_step
         self.seconds_before = seconds_before
         self._clock = clock
@@ -181,7 +231,8 @@ class TrainingReport:
         """End the bar, write what TensorBoard still holds back, and draw the curves."""
         self._bar.stop()
         if self._events is not None:
-            self._events.close()
+            with suppress(OSError):
+                self._events.close()
             self._events = None
         if self.history:
             try:
@@ -189,22 +240,29 @@ class TrainingReport:
             except DataError as error:  # a run is worth more than its curves
                 self.tell(f"no curves: {error}")
 
+    def _add_events(self, figures: Mapping[str, float], step: int, part: str) -> None:
+        if self._events is None:
+            return
+        try:
+            for name, value in figures.items():
+                self._events.add_scalar(f"{part}/{name.removeprefix(EVALUATED)}", value, step)
+        except OSError as error:  # a run is worth more than TensorBoard's copy of its figures
+            self._events = None
+            self.tell(f"no more events for TensorBoard: {error}")
+
     def _write(self, step: int, figures: Mapping[str, float], part: str) -> None:
         line: dict[str, Any] = {
             name: _rounded(value) if isinstance(value, float) else value
             for name, value in figures.items()
         }
         line |= {
-            "epoch": _rounded(step / self.steps_per_epoch),
+            "epoch": _rounded(self.epoch_at(step)),
             STEP_KEY: f"{step}/{self.num_steps}",
             "elapsed_time": describe_time(self.seconds),
             "remaining_time": describe_time(self._seconds_left(step)),
         }
         self._log.append(line)
-        if self._events is not None:
-            for name, value in figures.items():
-                tag = f"{part}/{name.removeprefix(EVALUATED)}"
-                self._events.add_scalar(tag, value, step)
+        self._add_events(figures, step, part)
         if not self._console.is_terminal or part == "eval":
             rest = f"left {line['remaining_time']}"
             shown = [f"step {step}/{self.num_steps}", describe_figures(figures), rest]

@@ -1,6 +1,6 @@
-"""The rows of a run, measured and planned: what is trained and evaluated on, in which order.
+"""The rows of a run, chosen, measured and planned: what it learns from, and in which order.
 
-Selecting rows is left to :mod:`internvl35.data.mixture`, turning them into examples to
+Choosing rows is left to :mod:`internvl35.data.mixture`, turning them into examples to
 :mod:`internvl35.data.encoding`.
 """
 
@@ -17,14 +17,29 @@ from internvl35.data.encoding import Encoder
 from internvl35.data.mixture import RecordSet, select_records
 from internvl35.errors import ConfigError
 from internvl35.train.assembly import Start
+from internvl35.train.bad_rows import BadRows
 from internvl35.train.distributed import Workers
-from internvl35.train.measure import BadRows, fingerprint, load_sizes, measure_rows, save_sizes
+from internvl35.train.measure import fingerprint, load_sizes, measure_rows, save_sizes
 from internvl35.train.plan import Plan, PlanSettings, Rows, Sizes
 from internvl35.train.resolution import resolve_accumulation
 from internvl35.train.settings import FinetuneSettings
 
 BAD_ROWS_FILE = "bad_rows.jsonl"
 _SIZES_FILE = "row_sizes-{name}.safetensors"
+
+
+ShowProgress = Callable[[str, int], Callable[[int], None]]
+"""From what is counted, and how much there is, to what is told how far it is."""
+
+
+@dataclass(frozen=True)
+class ChosenRows:
+    """Rows of a run, of which nothing is known yet."""
+
+    train: RecordSet
+    """Rows to train on."""
+    val: RecordSet
+    """Rows to evaluate on; may be empty."""
 
 
 @dataclass(frozen=True)
@@ -43,42 +58,34 @@ class PreparedRows:
     """Indexes of the rows of ``val`` that can be used."""
     val_groups: tuple[Rows, ...]
     """Batches of the evaluation."""
-    bad_rows: BadRows
-    """Rows that could not be used."""
+    bad_train: BadRows
+    """Rows of ``train`` that cannot be used."""
+    bad_val: BadRows
+    """Rows of ``val`` that cannot be used."""
     pad_token_id: int
     """Fills padded rows."""
 
 
-def prepare_rows(
-    start: Start,
-    settings: FinetuneSettings,
-    workers: Workers,
-    folder: Path,
-    *,
-    show_progress: Callable[[str, int], Callable[[int], None]] | None = None,
-) -> PreparedRows:
-    """Select, measure and plan the rows of a run.
+def choose_rows(settings: FinetuneSettings, workers: Workers) -> ChosenRows:
+    """Open the data sets of a run and choose their rows.
 
     Args:
-        start: the checkpoint begun from, whose tokenizer and tiles decide what a row takes.
         settings: of the run.
-        workers: the processes of the run.
-        folder: run folder; sizes of rows and reasons for bad ones are kept there.
-        show_progress: from what is counted and how much of it to what is told how far it is.
+        workers: the main process downloads before the others look.
 
     Returns:
-        Everything the run needs to know about its rows.
+        The rows.
 
     Raises:
         ConfigError: if no data set is named.
-        DataError: if a data set cannot be read, or too many rows are bad.
+        DataError: if a data set cannot be read.
     """
     if not settings.dataset.dataset:
         raise ConfigError(
             "no data set is given; pass --dataset with a file, a folder or a hub's owner/name"
         )
     if not workers.is_main:
-        workers.wait()  # the main process downloads
+        workers.wait()
     root = settings.encoding.media_root
     train, val = select_records(
         settings.dataset,
@@ -87,33 +94,65 @@ def prepare_rows(
     )
     if workers.is_main:
         workers.wait()
+    return ChosenRows(train, val)
+
+
+def prepare_rows(
+    chosen: ChosenRows,
+    start: Start,
+    settings: FinetuneSettings,
+    workers: Workers,
+    folder: Path,
+    *,
+    show_progress: ShowProgress | None = None,
+) -> PreparedRows:
+    """Measure and plan the rows of a run.
+
+    Args:
+        chosen: the rows.
+        start: the checkpoint begun from, whose tokenizer and tiles decide what a row takes.
+        settings: of the run.
+        workers: the processes of the run.
+        folder: run folder; sizes of rows and reasons for bad ones are kept there.
+        show_progress: where it is shown how far it is.
+
+    Returns:
+        Everything the run needs to know about its rows.
+
+    Raises:
+        ConfigError: if the settings leave the run without a step.
+        DataError: if too many rows are bad, or the folder cannot be written to.
+    """
     encoder = make_encoder(start, settings)
-    bad_rows = BadRows(folder / BAD_ROWS_FILE, settings.dataset.max_bad_share)
-    measured = {}
-    for name, records in (("train", train), ("val", val)):
+    measured, bad = {}, {}
+    for name, records in (("train", chosen.train), ("val", chosen.val)):
+        bad[name] = BadRows(len(records), settings.dataset.max_bad_share, folder / BAD_ROWS_FILE)
         digest = fingerprint(_what_sizes_depend_on(settings) | {"rows": records.fingerprint})
         path = folder / _SIZES_FILE.format(name=name)
         sizes = load_sizes(path, len(records), digest)
-        if sizes is None:
-            told = show_progress(name, len(records)) if show_progress and workers.is_main else None
+        (num_found,) = workers.sum([float(sizes is not None)])
+        if sizes is None or num_found < workers.world_size:  # a file that only some can see
+            told = show_progress(name, len(records)) if show_progress else None
             sizes = measure_rows(
-                records, encoder, bad_rows, workers,
+                records, encoder, bad[name], workers,
                 num_processes=count_data_processes(settings), on_progress=told,
             )  # fmt: skip
             workers.wait()
             if workers.is_main:
                 save_sizes(path, sizes, digest)
+        bad[name].restore(np.flatnonzero(sizes.tokens == 0).tolist())
         measured[name] = sizes
     return PreparedRows(
-        train=train,
-        val=val,
+        train=chosen.train,
+        val=chosen.val,
         encoder=encoder,
         plan=make_plan(measured["train"], settings, workers, encoder.max_tokens),
         good_val=measured["val"].good,
         val_groups=group_for_evaluation(
             measured["val"], settings.optimization.per_device_eval_batch_size
         ),
-        bad_rows=bad_rows,
+        bad_train=bad["train"],
+        bad_val=bad["val"],
         pad_token_id=int(start.tokenizer.pad_token_id),
     )
 
@@ -128,7 +167,7 @@ def make_encoder(start: Start, settings: FinetuneSettings) -> Encoder:
     Returns:
         The encoder.
     """
-    config = start.model.config
+    config = start.config
     return Encoder(
         start.tokenizer,
         config.tile_settings,

@@ -57,10 +57,15 @@ def make_run_folder(output_dir: Path, add_version: bool, now: datetime | None = 
         raise DataError(
             f"no run folder can be made in {output_dir}: {error}; choose another output_dir"
         ) from error
-    if (output_dir / LOG_FILE).exists() or any(output_dir.glob("checkpoint-*")):
+    if any(output_dir.glob("checkpoint-*")):
         raise ConfigError(
             f"{output_dir} holds a run already; go on with it by resume_from_checkpoint "
             f"{output_dir}, or choose another output_dir or add_version true"
+        )
+    if (output_dir / LOG_FILE).exists():
+        raise ConfigError(
+            f"{output_dir} holds the log of a run without a checkpoint; remove {LOG_FILE}, or "
+            "choose another output_dir or add_version true"
         )
     return output_dir
 

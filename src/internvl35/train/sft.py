@@ -218,6 +218,8 @@ class Trainee(nn.Module):
         )
         with nullcontext() if tower_trains else torch.no_grad():
             patches = self.model.encode_patches(pixel_values)
+        # a tower that trains computes wider than a frozen projector, whose norm takes its own dtype
+        patches = patches.to(next(self.model.multi_modal_projector.parameters()).dtype)
         with nullcontext() if tower_trains or projector_trains else torch.no_grad():
             return self.model.project_patches(patches)
 

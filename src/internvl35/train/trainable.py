@@ -74,6 +74,17 @@ def freeze_parts(model: VisionLanguageModel, freeze: FreezeSettings) -> None:
         model.get_submodule(part).requires_grad_(part in trained)
 
 
+def use_float32_masters(module: nn.Module) -> None:
+    """Keep what trains in float32, since small updates vanish in bfloat16.
+
+    Args:
+        module: the network or a part of it; weights that do not train stay as they are.
+    """
+    for parameter in module.parameters():
+        if parameter.requires_grad and parameter.is_floating_point():
+            parameter.data = parameter.data.float()
+
+
 def parameter_groups(
     module: nn.Module, settings: OptimizationSettings, learning_rate: float
 ) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from internvl35.data.tokenizer import save_tokenizer
@@ -44,33 +45,34 @@ def write_weights(
         state: position and figures, for the card.
     """
     is_adapter = settings.adapter.tuner_type == "lora"
-    gathered = _gather(assembly.model, workers, only_trained=is_adapter)
+    gathered = _gather(
+        assembly.model, workers,
+        only_trained=is_adapter, dtype=None if is_adapter else assembly.compute_dtype,
+    )  # fmt: skip
     if not workers.is_main:
         return
     if is_adapter:
         save_adapters(assembly.model, folder, state=gathered)
     else:
-        kept = {
-            name: value.to(assembly.compute_dtype) if value.is_floating_point() else value
-            for name, value in gathered.items()
-        }
         layout: Layout = settings.run.save_layout or start.layout
-        save_checkpoint(kept, folder, config=start.model.config, layout=layout)
+        save_checkpoint(gathered, folder, config=assembly.model.config, layout=layout)
         save_tokenizer(start.tokenizer, folder)
     arguments = collect_arguments(settings, facts)
     write_json(folder / ARGUMENTS_FILE, arguments)
     write_card(folder, arguments, dict(state))
 
 
-def _gather(model: nn.Module, workers: Workers, *, only_trained: bool) -> dict[str, Tensor]:
+def _gather(
+    model: nn.Module, workers: Workers, *, only_trained: bool, dtype: torch.dtype | None
+) -> dict[str, Tensor]:
     """Whole weights in the main process's memory, gathered one at a time; elsewhere nothing."""
     gathered: dict[str, Tensor] = {}
     for name, value in [*model.named_parameters(), *_persistent_buffers(model)]:
         if only_trained and not value.requires_grad:
             continue
-        whole = gather_partitioned(full_tensor(value))
-        if workers.is_main:
-            gathered[name] = whole.detach().cpu()
+        whole = gather_partitioned(full_tensor(value)).detach()
+        if workers.is_main:  # cast before it is copied: two formats of all weights may not fit
+            gathered[name] = whole.to("cpu", dtype if whole.is_floating_point() else None)
     return gathered
 
 
