@@ -133,6 +133,19 @@ def test_a_whole_checkpoint_changes_its_layout(
     assert torch.equal(logits_of(before), logits_of(after))
 
 
+def test_merged_weights_keep_the_number_format_of_the_checkpoint(
+    run: Run, adapter_checkpoint: Path
+) -> None:
+    arguments = json.loads((adapter_checkpoint / "args.json").read_text())
+    (adapter_checkpoint / "args.json").write_text(
+        json.dumps(arguments | {"torch_dtype": "bfloat16"})
+    )
+    code, _, err = run("export", "--adapters", adapter_checkpoint, "--merge_lora", "true")
+    assert code == 0, err
+    merged = adapter_checkpoint.with_name("checkpoint-2-merged")
+    assert VisionLanguageModel.from_pretrained(merged).dtype == torch.float32
+
+
 def test_merged_weights_can_be_of_another_number_format(run: Run, adapter_checkpoint: Path) -> None:
     code, _, err = run(
         "export", "--adapters", adapter_checkpoint, "--merge_lora", "--torch_dtype", "bf16"

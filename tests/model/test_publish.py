@@ -23,7 +23,8 @@ FILES = {
     "vision/config.json": b"{}",
 }
 AT_HOME = ("training_state.safetensors", "training_state-1.json", "val_dataset.jsonl",
-           "infer_result/a.jsonl", "runs/events", ".partial-7/config.json")  # fmt: skip
+           "infer_result/a.jsonl", "runs/events", ".partial-7/config.json", "optimizer.pt",
+           "scheduler.pt", "rng_state_0.pth", "global_step4/mp_rank_00.pt")  # fmt: skip
 
 
 @pytest.fixture
@@ -113,6 +114,36 @@ def test_a_branch_of_its_own_leaves_the_main_one_alone(hub: StandIn, folder: Pat
     assert pushed(hub) == {}
     branch = hub.commits[hub.names["try-1"]]
     assert {name: branch[name] for name in FILES} == FILES
+
+
+def test_a_link_that_leads_out_of_the_folder_is_not_followed(
+    hub: StandIn, folder: Path, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "key.txt").write_text("mine")
+    for target in (secret / "key.txt", secret):
+        (folder / "notes.txt").symlink_to(target)
+        with pytest.raises(CheckpointError, match="is a link that leads out of the folder, to"):
+            publish_folder(folder, at(hub))
+        (folder / "notes.txt").unlink()
+    (folder / "notes.txt").symlink_to("README.md")
+    publish_folder(folder, at(hub))
+    assert pushed(hub) == FILES | {"notes.txt": FILES["README.md"]}
+
+
+def test_a_folder_of_the_hubs_cache_is_published_though_its_files_are_links(
+    hub: StandIn, folder: Path, tmp_path: Path
+) -> None:
+    snapshot = tmp_path / "models--a--b" / "snapshots" / "1234"
+    blobs = snapshot.parents[1] / "blobs"
+    for place in (snapshot, blobs):
+        place.mkdir(parents=True)
+    for name in ("README.md", "adapter_config.json"):
+        (blobs / name).write_bytes(FILES[name])
+        (snapshot / name).symlink_to(Path("../../blobs") / name)
+    publish_folder(snapshot, at(hub))
+    assert pushed(hub) == {name: FILES[name] for name in ("README.md", "adapter_config.json")}
 
 
 def test_a_name_alone_belongs_to_the_owner_of_the_token(hub: StandIn, folder: Path) -> None:

@@ -129,10 +129,12 @@ def export(flags: GivenFlags) -> None:
 def _find(settings: ExportSettings) -> Trained:
     given: dict[str, Any] = {
         name: getattr(settings, name)
-        for name in ("model", "model_revision", "torch_dtype")
+        for name in ("model", "model_revision")
         if getattr(settings, name) is not None
     }
-    return find_trained(settings.adapters, given | {"quant_bits": None}, needs_base=settings.writes)
+    # not as in the training: weights are merged whole, and keep their own number format
+    given |= {"quant_bits": None, "torch_dtype": settings.torch_dtype}
+    return find_trained(settings.adapters, given, needs_base=settings.writes)
 
 
 def write_export(trained: Trained, settings: ExportSettings) -> Path:

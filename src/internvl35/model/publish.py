@@ -26,9 +26,11 @@ from internvl35.model.hub import HTTP_ERROR, Hub
 
 NOT_PUBLISHED = (
     "training_state*", "val_dataset*", "val_images/*", "infer_result/*", "runs/*", ".partial-*",
-    "*/.partial-*", "*.lock",
+    "*/.partial-*", "*.lock", "optimizer.*", "scheduler.*", "scaler.*", "rng_state*",
+    "global_step*/*",
 )  # fmt: skip
-"""Patterns of what stays at home: optimizer states, validation rows and answers to them."""
+"""Patterns of what stays at home: optimizer states, those of other tools among them, validation
+rows and answers to them."""
 
 HUB_TITLES: dict[Hub, str] = {"hf": "the Hugging Face hub", "modelscope": "ModelScope"}
 """What a hub is called in messages."""
@@ -114,6 +116,7 @@ def publish_folder(folder: Path, destination: Destination) -> str:
     files = published_files(folder)
     if not files:
         raise CheckpointError(f"{folder} holds no file to publish")
+    _refuse_links_out(folder)
     _refuse_token_in_files(files, _known_token(destination))
     if destination.hub == "hf":
         return _publish_to_hugging_face(folder, destination)
@@ -142,6 +145,20 @@ def published_files(folder: Path) -> list[Path]:
             for pattern in NOT_PUBLISHED
         )
     )
+
+
+def _refuse_links_out(folder: Path) -> None:
+    """A folder made by somebody else must not have files of this machine published."""
+    inside = [folder.resolve()]
+    if inside[0].parent.name == "snapshots":  # the hub's own cache keeps files beside its folders
+        inside.append(inside[0].parent.parent / "blobs")
+    for path in folder.rglob("*"):
+        target = path.resolve()
+        if path.is_symlink() and not any(target.is_relative_to(place) for place in inside):
+            raise CheckpointError(
+                f"{path} is a link that leads out of the folder, to {target}; put the file itself "
+                "there, or remove the link"
+            )
 
 
 def _known_token(destination: Destination) -> str | None:
