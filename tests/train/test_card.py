@@ -45,7 +45,7 @@ def test_the_front_matter_is_what_the_hub_reads(folder: Path) -> None:
     assert data.library_name == "peft"
     assert data.license == "apache-2.0"
     assert data.pipeline_tag == "image-text-to-text"
-    assert data.datasets == ["AI-ModelScope/LaTeX_OCR", "linxy/LaTeX_OCR"]
+    assert data.datasets == ["linxy/LaTeX_OCR"]  # which is the set of ModelScope's name too
     assert "lora" in data.tags
 
 
@@ -85,6 +85,26 @@ def test_folders_of_the_machine_are_not_told(folder: Path, tmp_path: Path) -> No
     assert "| `mine.jsonl#20` | training |" in card.text
     assert str(tmp_path) not in card.text
     assert base_name(args) is None
+
+
+def test_files_that_have_gone_are_named_without_their_folders(folder: Path) -> None:
+    gone = ["private/notes/rows.jsonl#20", "./private/rows.json", "~/private/rows.csv"]
+    card = read(folder, ARGS | {"dataset": gone})
+    assert "private" not in card.content
+    assert "| `rows.jsonl#20` | training |" in card.text
+    assert card.data.datasets is None
+
+
+def test_a_set_of_modelscope_is_not_given_out_for_one_of_hugging_face(folder: Path) -> None:
+    args = ARGS | {"dataset": ["owner/name", "hf::a/b"], "use_hf": False}
+    assert read(folder, args).data.datasets == ["a/b"]
+    assert read(folder, ARGS | {"dataset": ["ms::owner/name"]}).data.datasets is None
+
+
+def test_arguments_stay_inside_their_fence(folder: Path) -> None:
+    text = read(folder, ARGS | {"system": "```\n# Not a title\n````"}).text
+    inside = text[text.index("`````json\n") :].removeprefix("`````json\n").partition("\n`````")[0]
+    assert json.loads(inside)["system"].startswith("```\n# Not")
 
 
 def test_a_checkpoint_with_all_weights_says_so(folder: Path) -> None:

@@ -10,11 +10,13 @@ import json
 import re
 import shutil
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from internvl35.config import PRESETS, TINY
 from internvl35.data.dataset_names import parse_dataset_name
+from internvl35.data.hub_tables import KNOWN_DATASETS
 from internvl35.errors import InternVLError
 from internvl35.model.hub import released_name
 from internvl35.train.run_folder import FACTS, IMAGES_FOLDER, LOG_FILE, read_log, step_of
@@ -112,14 +114,18 @@ def _front_matter(folder: Path, args: Mapping[str, Any]) -> str:
 
 
 def _hub_datasets(args: Mapping[str, Any]) -> list[str]:
+    """Sets of the Hugging Face hub under their names there."""
+    own_names = {known.ms: known.hf for known in KNOWN_DATASETS}
     names = []
     for text in _texts(args.get("dataset")):
         try:
             name = parse_dataset_name(text)
         except InternVLError:  # a file that has gone since
             continue
-        if not name.is_local and name.hub != "ms" and "/" in name.place:
-            names.append(name.place)
+        place = own_names.get(name.place, name.place)
+        is_elsewhere = name.hub == "ms" or (name.hub is None and args.get("use_hf") is False)
+        if not name.is_local and "/" in place and (not is_elsewhere or place != name.place):
+            names.append(place)
     return list(dict.fromkeys(names))
 
 
@@ -169,11 +175,11 @@ def _data_section(args: Mapping[str, Any], state: Mapping[str, Any]) -> str:
 
 def _public_name(text: str) -> str:
     """A data set's name without folders of this machine, but with its subsets and count."""
-    place, marker, count = text.rpartition("#")
-    if not marker or not count.isdecimal():
-        place, marker, count = text, "", ""
-    is_path = Path(place).expanduser().exists() or place.startswith(("/", ".", "~"))
-    return f"{Path(place).name if is_path else place}{marker}{count}"
+    try:
+        name = parse_dataset_name(text)
+    except InternVLError:  # a file that has gone since
+        return Path(text).name
+    return str(replace(name, place=Path(name.place).name)) if name.is_local else text
 
 
 def _figures_section(folder: Path, run_folder: Path, state: Mapping[str, Any]) -> str:
@@ -254,7 +260,8 @@ def _arguments_section(args: Mapping[str, Any]) -> str:
     if not shown:
         return ""
     text = json.dumps(shown, indent=1, ensure_ascii=False, sort_keys=True, default=str)
-    return f"## Arguments\n\n```json\n{_SECRET_VALUE.sub('***', text)}\n```\n"
+    fence = "`" * (1 + max(map(len, re.findall(r"`+", text)), default=2))
+    return f"## Arguments\n\n{fence}json\n{_SECRET_VALUE.sub('***', text)}\n{fence}\n"
 
 
 def _public_value(key: str, value: Any) -> Any:
