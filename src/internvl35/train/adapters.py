@@ -17,26 +17,22 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from internvl35.errors import CheckpointError, ConfigError
 from internvl35.model.composite import VisionLanguageModel
+from internvl35.train.adapter_files import (
+    CONFIG_FILE,
+    PREFIX,
+    WEIGHTS_FILE,
+    read_config,
+    read_weights,
+)
 from internvl35.train.settings import AdapterSettings, FinetuneSettings, FreezeSettings
 from internvl35.train.targets import is_end_of, pattern_of, target_experts, target_pattern
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
-PICKLED_FILE = "adapter_model.bin"
-_PREFIX = "base_model.model."
 _ADAPTER = "default"
-
-_RUN_TIME_PREFIXES = (  # how transformers' own InternVL calls the parts in memory
-    ("model.language_model.", "language_model.model."),
-    ("model.vision_tower.", "vision_tower."),
-    ("model.multi_modal_projector.", "multi_modal_projector."),
-    ("lm_head.", "language_model.lm_head."),
-)
 
 
 def load_base(
@@ -226,7 +222,7 @@ def save_adapters(
         model, state_dict=dict(state or model.state_dict()), save_embedding_layers=False
     )
     tensors = {
-        name if name.startswith(_PREFIX) else _PREFIX + name: value.detach().cpu().contiguous()
+        name if name.startswith(PREFIX) else PREFIX + name: value.detach().cpu().contiguous()
         for name, value in own.items()
     }
     config = model.peft_config[_ADAPTER].to_dict() | {"inference_mode": True}
@@ -271,8 +267,8 @@ def load_adapters(
         ConfigError: if peft is not installed.
     """
     peft = _peft()
-    config = _read_config(peft, folder)
-    tensors = _read_weights(folder)
+    config = read_config(peft, folder)
+    tensors = read_weights(folder)
     names = {_module_of(name) for name in tensors if "lora_" in name}
     modules = dict(model.named_modules())
     if unknown := sorted(names - modules.keys()):
@@ -298,44 +294,6 @@ def load_adapters(
     if not trainable:
         model.eval()  # fresh layers come in training mode, in which they drop inputs
     return model
-
-
-def _read_config(peft: Any, folder: Path) -> Any:
-    path = folder / CONFIG_FILE
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        kind = fields.get("peft_type")
-        config = peft.LoraConfig.from_pretrained(str(folder)) if kind == "LORA" else None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read: {error}; give a folder that holds saved adapters"
-        ) from error
-    if config is None:
-        raise CheckpointError(f"{path} is of kind {kind}; needed: LORA")
-    return config
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    path = folder / WEIGHTS_FILE
-    if not path.is_file():
-        found = f"only {PICKLED_FILE}, which could run code when read" if (
-            (folder / PICKLED_FILE).exists()
-        ) else "no weights"  # fmt: skip
-        raise CheckpointError(f"{folder} holds {found}; needed: {WEIGHTS_FILE}")
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}; copy it again") from error
-    return {_own_name(name): value for name, value in tensors.items()}
-
-
-def _own_name(name: str) -> str:
-    """Name of a saved weight as this network calls it."""
-    name = name.removeprefix(_PREFIX)
-    for theirs, ours in _RUN_TIME_PREFIXES:
-        if name.startswith(theirs) and not name.startswith(ours):
-            return ours + name.removeprefix(theirs)
-    return name
 
 
 def _module_of(name: str) -> str:
