@@ -74,7 +74,20 @@ def test_a_length_that_is_not_the_number_of_rows_is_reported(
     with caplog.at_level(logging.WARNING):
         open_meta(path)
     assert "has 2 rows where its entry says 5" in caplog.text
-    assert "colour mean nothing here" in caplog.text
+    assert "'colour' mean nothing here" in caplog.text
+
+
+def test_a_root_that_is_told_goes_before_the_folder_of_the_file(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    media = tmp_path_factory.mktemp("media")
+    (media / "pictures").mkdir()
+    entries = {
+        "one": {"root": "pictures", "annotation": "a.jsonl"}, "two": {"annotation": "a.jsonl"},
+        "three": {"root": str(folder), "annotation": "a.jsonl"},
+    }  # fmt: skip
+    shares = open_meta(write(folder, entries), root=media)
+    assert [share.table.root for share in shares] == [media / "pictures", media, folder]
 
 
 @pytest.mark.parametrize(

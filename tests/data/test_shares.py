@@ -105,6 +105,10 @@ def test_parquet_saved_sets_and_declared_subsets_go_to_their_library(
     assert opened(tmp_path / "declared") == [f"{tmp_path / 'declared'}[train]"]
     (share,) = open_shares(DatasetName(str(tmp_path / "saved"), is_local=True), HubAccess())
     assert share.table[0] == {"query": "Q", "response": "A"}
+    for path in ("rows.parquet", "saved", "declared"):
+        name = DatasetName(str(tmp_path / path), is_local=True)
+        (share,) = open_shares(name, HubAccess(), root=Path("/pictures"))
+        assert share.table.root == Path("/pictures")
 
 
 def test_a_file_of_no_known_kind_is_refused(tmp_path: Path) -> None:

@@ -117,13 +117,18 @@ def open_parquet(
 
 
 def open_saved(
-    folder: Path, *, splits: Sequence[str] = (), defaults: RowDefaults = DEFAULTS
+    folder: Path,
+    *,
+    splits: Sequence[str] = (),
+    root: Path | None = None,
+    defaults: RowDefaults = DEFAULTS,
 ) -> list[ArrowTable]:
     """Open what ``datasets`` wrote with ``save_to_disk``.
 
     Args:
         folder: where it lies.
         splits: splits to take; by default as :func:`pick_splits` does.
+        root: folder that relative paths start from; by default the set's.
         defaults: what holds for all rows.
 
     Returns:
@@ -139,8 +144,8 @@ def open_saved(
     except loading_errors(datasets) as error:
         raise DataError(f"{folder} cannot be loaded: {first_line(error)}") from error
     if not isinstance(loaded, dict):
-        return [ArrowTable(loaded, folder.name, root=folder, defaults=defaults)]
-    return as_tables(loaded, folder.name, splits, root=folder, defaults=defaults)
+        return [ArrowTable(loaded, folder.name, root=root or folder, defaults=defaults)]
+    return as_tables(loaded, folder.name, splits, root=root or folder, defaults=defaults)
 
 
 def load_folder(
@@ -149,6 +154,7 @@ def load_folder(
     subsets: Sequence[str],
     *,
     splits: Sequence[str] = (),
+    root: Path | None = None,
     defaults: RowDefaults = DEFAULTS,
 ) -> list[ArrowTable]:
     """Open a folder as ``datasets`` understands it: by its README, by names of files, by pictures.
@@ -158,6 +164,7 @@ def load_folder(
         label: what messages call it.
         subsets: which of its configurations, or folders in it; the only or default one if empty.
         splits: splits to take; by default as :func:`pick_splits` does.
+        root: folder that relative paths start from; by default the folder itself.
         defaults: what holds for all rows.
 
     Returns:
@@ -182,7 +189,7 @@ def load_folder(
             else:
                 loaded = datasets.load_dataset(path, **where)
             named = label if subset == "default" else f"{label}:{subset}"
-            tables += as_tables(loaded, named, splits, root=folder, defaults=defaults)
+            tables += as_tables(loaded, named, splits, root=root or folder, defaults=defaults)
     except loading_errors(datasets) as error:
         raise DataError(f"{label} cannot be loaded: {first_line(error)}") from error
     return tables

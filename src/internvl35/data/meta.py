@@ -62,7 +62,9 @@ def is_meta_file(path: Path) -> bool:
     return bool(_ENTRY.match(head) and _ANNOTATION.search(head))
 
 
-def open_meta(path: Path, *, defaults: RowDefaults = DEFAULTS) -> list[Share]:
+def open_meta(
+    path: Path, *, root: Path | None = None, defaults: RowDefaults = DEFAULTS
+) -> list[Share]:
     """Open the data sets that a file lists.
 
     Relative paths in it start from its own folder, or from the working directory where they lead
@@ -70,6 +72,8 @@ def open_meta(path: Path, *, defaults: RowDefaults = DEFAULTS) -> list[Share]:
 
     Args:
         path: the file.
+        root: folder that the roots of the entries start from, and relative paths in rows of entries
+            without one; by default the file's folder, and that of the entry's rows.
         defaults: what holds for all rows, unless an entry says otherwise.
 
     Returns:
@@ -82,7 +86,7 @@ def open_meta(path: Path, *, defaults: RowDefaults = DEFAULTS) -> list[Share]:
     shares = []
     for name, entry in entries.items():
         try:
-            shares.append(_open_entry(name, entry, path.parent, defaults))
+            shares.append(_open_entry(name, entry, path.parent, root, defaults))
         except DataError as error:
             raise DataError(f"{path}, entry {name!r}: {error}") from error
     return shares
@@ -108,26 +112,29 @@ def _read(path: Path) -> Mapping[str, Any]:
     return entries
 
 
-def _open_entry(name: str, entry: Any, folder: Path, defaults: RowDefaults) -> Share:
+def _open_entry(
+    name: str, entry: Any, folder: Path, media_root: Path | None, defaults: RowDefaults
+) -> Share:
     if not isinstance(entry, dict):
         raise DataError(f"it is a {type(entry).__name__}; needed: an object with 'annotation'")
     unknown = sorted(set(entry) - _KNOWN_KEYS)
     if unknown:
-        _LOGGER.warning("data set %s: %s mean nothing here", name, ", ".join(unknown))
+        _LOGGER.warning("data set %r: %r mean nothing here", name, ", ".join(unknown))
     annotation = _locate(_take_text(entry, "annotation"), folder)
     if not annotation.is_file():
         raise DataError(f"annotation {annotation} is no file")
-    root = _take_text(entry, "root", "")
+    given = _take_text(entry, "root", "")
+    root = _locate(given, media_root or folder) if given else media_root
     own = replace(
         defaults,
         data_augment=read_augment(entry.get("data_augment"), defaults.data_augment),
         max_dynamic_patch=read_tiles(entry.get("max_dynamic_patch"), defaults.max_dynamic_patch),
     )
-    table = open_file(annotation, root=_locate(root, folder) if root else None, defaults=own)
+    table = open_file(annotation, root=root, defaults=own)
     length = entry.get("length")
     if length is not None and length != len(table):
         _LOGGER.warning(
-            "data set %s: %s has %d rows where its entry says %s; the rows count",
+            "data set %r: %s has %d rows where its entry says %s; the rows count",
             name, annotation, len(table), length,
         )  # fmt: skip
     return Share(table, _take_repeat(entry))

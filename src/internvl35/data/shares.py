@@ -64,7 +64,7 @@ def open_shares(
 
 def _open_file(path: Path, root: Path | None, defaults: RowDefaults) -> list[Share]:
     if is_meta_file(path):
-        return open_meta(path, defaults=defaults)
+        return open_meta(path, root=root, defaults=defaults)
     if path.suffix.lower() == ".parquet":
         return [Share(open_parquet(path, root=root, defaults=defaults))]
     return [Share(open_file(path, root=root, defaults=defaults))]
@@ -75,15 +75,16 @@ def _open_folder(
 ) -> list[Share]:
     if not subsets:
         if is_meta_file(folder / META_FILE):
-            return open_meta(folder / META_FILE, defaults=defaults)
+            return open_meta(folder / META_FILE, root=root, defaults=defaults)
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-            return [Share(table) for table in open_saved(folder, defaults=defaults)]
+            tables = open_saved(folder, root=root, defaults=defaults)
+            return [Share(table) for table in tables]
         files = [] if _declares_subsets(folder) else _find_row_files(folder)
         if files:
             return [
                 Share(open_file(file, root=root or folder, defaults=defaults)) for file in files
             ]
-    tables = load_folder(folder, str(folder), subsets, defaults=defaults)
+    tables = load_folder(folder, str(folder), subsets, root=root, defaults=defaults)
     return [Share(table) for table in tables]
 
 
