@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
@@ -17,7 +18,7 @@ from internvl35.model.composite import VisionLanguageModel
 from internvl35.train.adapters import add_adapters, load_adapters
 from internvl35.train.attention import use_packed_attention
 from internvl35.train.settings import AdapterSettings, FreezeSettings
-from internvl35.train.sft import Trainee, batch_weight
+from internvl35.train.sft import Trainee, batch_weight, recompute_activations
 from internvl35.train.targets import target_pattern
 
 Pair = tuple[VisionLanguageModel, InternVLForConditionalGeneration]
@@ -90,6 +91,38 @@ def test_accumulated_losses_are_those_of_transformers_with_a_common_count(
             expected = stock(**stock_inputs(batch), num_items_in_batch=torch.tensor(total)).loss
             found = trainee(batch, torch.tensor(total))["loss"]
             assert float(found) == pytest.approx(float(expected), abs=1e-6)
+
+
+@pytest.mark.parametrize("is_packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])
+def test_the_loss_of_routers_is_that_of_transformers(
+    pair: PairBuilder, family: str, is_packed: bool
+) -> None:
+    ours = copy.deepcopy(pair(family, "300M")[0]).train()
+    language: Any = ours.language_model
+    language.router_aux_loss_coef = 0.5
+    padded = collate(make_examples(), 0)
+    if is_packed:  # a row alone: routers look at all tokens, whichever sample they belong to
+        padded = collate(make_examples()[:1], 0)
+    assert padded.pixel_values is not None
+    embeds = ours.embed_inputs(padded.input_ids, ours.get_image_features(padded.pixel_values))
+    expected = language(
+        inputs_embeds=embeds, attention_mask=padded.attention_mask, labels=padded.labels,
+        output_router_logits=True,
+    ).loss  # fmt: skip
+    expected_gradients = gradients(ours, expected)
+    batch = padded
+    if is_packed:
+        use_packed_attention(ours)
+        batch = collate_packed(make_examples()[:1])
+    trainee = Trainee(ours, averaging="token", router_loss_coef=0.5)
+    recompute_activations(ours)
+    loss = trainee(batch, batch_weight(batch, "token"))["loss"]
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), abs=1e-5)
+    assert_same(gradients(ours, loss), expected_gradients)
+    with torch.no_grad():
+        evaluated = trainee.eval()(batch, batch_weight(batch, "token"))["loss"]
+    assert float(evaluated) < float(loss.detach()) - 0.1  # it belongs to training alone
 
 
 @pytest.mark.parametrize("use_dora", [False, True], ids=["lora", "dora"])

@@ -112,6 +112,28 @@ def test_the_projector_may_train_alone_though_some_rows_have_no_picture(
     assert all(math.isfinite(loss) for loss in read_curve(tmp_path))
 
 
+@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"tuner_type": "full", "packing": True, "router_aux_loss_coef": -1.0}],
+    ids=["adapters", "packed full training"],
+)
+def test_mixtures_of_experts_train_with_the_defaults(
+    make_settings, make_mixture, tmp_path, family, changes
+):
+    common = {"model": str(make_mixture(family)), "torch_dtype": "bfloat16", "max_steps": 2}
+    result = finetune(make_settings(tmp_path, **common, **changes))
+    assert all(math.isfinite(loss) for loss in read_curve(tmp_path))
+    resolved = json.loads((result.last_checkpoint / "args.json").read_text())["resolved"]
+    assert "language_model 0 of" not in resolved["parameters"]
+
+
+def test_a_network_without_experts_has_no_loss_of_routers(make_settings, tmp_path):
+    with pytest.raises(ConfigError, match="but this network has no experts; leave it out"):
+        finetune(make_settings(tmp_path, router_aux_loss_coef=0.01))
+    finetune(make_settings(tmp_path, router_aux_loss_coef=-1.0, max_steps=1))
+
+
 # ------------------------------------------------------------------ rows that cannot be used
 
 

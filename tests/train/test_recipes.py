@@ -116,15 +116,13 @@ def test_adapters_have_the_announcement_s_numbers():
     assert recipe.num_tokens is None
 
 
-def test_adapters_of_experts_drop_nothing():
-    dropout = {
-        recipe.name: recipe.build().adapter.lora_dropout
+def test_only_the_script_of_gpt_oss_adds_the_loss_of_routers():
+    with_loss = {
+        recipe.name
         for recipe in list_recipes()
-        if recipe.stage == "lora"
+        if recipe.build().optimization.router_aux_loss_coef == -1
     }
-    without = {name for name, share in dropout.items() if share == 0}
-    assert without == {"30B-A3B-lora", "241B-A28B-lora", f"{GPT_OSS}-lora"}
-    assert set(dropout.values()) == {0.0, 0.05}
+    assert with_loss == {f"{GPT_OSS}-pretrain", f"{GPT_OSS}-sft"}
 
 
 def test_512_packs_are_shared_by_any_number_of_processes_that_divides_them():

@@ -108,6 +108,7 @@ def test_settings_need_no_heavy_library():
         (OptimizationSettings, {"adam_epsilon": 0.0}, "adam_epsilon"),
         (OptimizationSettings, {"weight_decay": -0.1}, "weight_decay"),
         (OptimizationSettings, {"max_grad_norm": -1.0}, "max_grad_norm"),
+        (OptimizationSettings, {"router_aux_loss_coef": -0.5}, "0 or more, or -1"),
         (OptimizationSettings, {"drop_path_rate": 1.0}, "drop_path_rate"),
         (
             OptimizationSettings,

@@ -22,9 +22,8 @@ from internvl35.data.batches import (
 from internvl35.model.composite import VisionLanguageModel
 from internvl35.train.adapters import add_adapters
 from internvl35.train.attention import use_packed_attention
-from internvl35.train.settings import AdapterSettings, FreezeSettings
+from internvl35.train.settings import AdapterSettings, Averaging, FreezeSettings
 from internvl35.train.sft import (
-    Averaging,
     Trainee,
     batch_weight,
     recompute_activations,

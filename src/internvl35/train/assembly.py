@@ -26,7 +26,7 @@ from internvl35.train.drop_path import add_drop_path
 from internvl35.train.optimizers import build_optimizers
 from internvl35.train.resolution import resolve_accumulation, resolve_learning_rate
 from internvl35.train.settings import FinetuneSettings
-from internvl35.train.sft import Trainee, recompute_activations
+from internvl35.train.sft import Trainee, count_experts, recompute_activations
 from internvl35.train.stepping import Stepper
 from internvl35.train.trainable import freeze_parts, parameter_groups, use_float32_masters
 
@@ -138,6 +138,7 @@ def assemble(start: Start, settings: FinetuneSettings, workers: Workers) -> Asse
         model,
         averaging=chosen.loss_reduction,
         ce_chunk_size=chosen.ce_chunk_size,
+        router_loss_coef=_router_loss_coef(model, chosen.router_aux_loss_coef),
         keep_dummy_tile=_needs_dummy_tile(model, settings, workers),
     )
     stepper = _spread(trainee, settings, workers, compute_dtype, is_sharded=is_sharded)
@@ -167,6 +168,19 @@ def _spread(
     )  # fmt: skip
     optimizers = build_optimizers(parameter_groups(trainee, chosen, rate), chosen)
     return Stepper(module, optimizers, chosen.max_grad_norm)
+
+
+def _router_loss_coef(model: VisionLanguageModel, given: float) -> float:
+    """Weight of the loss of routers: as given, or as the checkpoint's config says."""
+    num_experts, _ = count_experts(model)
+    if num_experts:
+        own: float = model.config.text_config.router_aux_loss_coef
+        return own if given == -1 else given
+    if given > 0:
+        raise ConfigError(
+            f"router_aux_loss_coef is {given}, but this network has no experts; leave it out"
+        )
+    return 0.0
 
 
 def _needs_dummy_tile(

@@ -150,7 +150,8 @@ def pretrain(preset: ModelPreset) -> Recipe:
             "max_steps": 15_000,
             "drop_path_rate": preset.drop_path,
             "loss_scale": "all",
-        },
+        }
+        | _router_loss(preset),
     )
 
 
@@ -174,7 +175,8 @@ def sft(preset: ModelPreset) -> Recipe:
             "learning_rate": 2e-5 if preset.name == "241B-A28B" else 8e-5,
             "max_steps": 8000,
             "drop_path_rate": preset.drop_path,
-        },
+        }
+        | _router_loss(preset),
     )
 
 
@@ -196,8 +198,6 @@ def lora(preset: ModelPreset) -> Recipe:
             "tuner_type": "lora",
             "lora_rank": 8,
             "lora_alpha": 32,
-            # adapters of experts, whose weights are one tensor, cannot drop inputs
-            "lora_dropout": 0.0 if preset.language.num_experts else 0.05,
             "target_modules": ["all-linear"],
             "freeze_vit": True,
             "torch_dtype": "bfloat16",
@@ -216,6 +216,11 @@ def lora(preset: ModelPreset) -> Recipe:
             "dataloader_num_workers": 4,
         },
     )
+
+
+def _router_loss(preset: ModelPreset) -> dict[str, Any]:
+    """The script of GPT-OSS adds the loss of its routers; for other mixtures none is known to."""
+    return {"router_aux_loss_coef": -1.0} if preset.language.family == _GPT_OSS else {}
 
 
 def _begun_from(preset: ModelPreset) -> str:

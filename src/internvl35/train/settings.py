@@ -166,6 +166,9 @@ class OptimizationSettings:
     """Optimizer; muon takes hidden matrices to Muon and the rest to AdamW."""
     loss_reduction: Averaging = "square"
     """Weight of a token of a sample with n targets: token 1, sample 1/n, square 1/sqrt(n)."""
+    router_aux_loss_coef: float = 0.0
+    """Weight of the loss that spreads tokens over the experts of a mixture; -1 for the weight that
+    the checkpoint's config names."""
     gradient_checkpointing: bool = True
     """Compute activations twice instead of keeping them: less memory, about a third more time."""
     drop_path_rate: float = 0.0
@@ -205,6 +208,10 @@ class OptimizationSettings:
                 "max_steps": (self.max_steps == -1 or self.max_steps >= 1, "at least 1, or -1"),
                 "wsd_decay_ratio": (0 < self.wsd_decay_ratio <= 1, "above 0, at most 1"),
                 "adam_epsilon": (self.adam_epsilon > 0, "above 0"),
+                "router_aux_loss_coef": (
+                    self.router_aux_loss_coef == -1 or self.router_aux_loss_coef >= 0,
+                    "0 or more, or -1",
+                ),
             }
             | at_least_one
             | not_negative

@@ -7,19 +7,18 @@ vocabulary by :mod:`internvl35.train.cross_entropy`. Paper section 2.2.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
 from internvl35.data.batches import IGNORED, TrainingBatch
 from internvl35.model.composite import VisionLanguageModel
 from internvl35.train.attention import packed_keywords
 from internvl35.train.cross_entropy import linear_cross_entropy
-
-Averaging = Literal["token", "sample", "square"]
-"""Weight of a token of a sample with n supervised tokens: 1, 1/n or 1/sqrt(n)."""
+from internvl35.train.settings import Averaging
 
 
 def token_weights(labels: Tensor, averaging: Averaging, *, samples: Tensor | None = None) -> Tensor:
@@ -103,6 +102,14 @@ def batch_weight(batch: TrainingBatch, averaging: Averaging) -> float:
     return float(next_tokens(batch, averaging)[1].sum(dtype=torch.float64))
 
 
+def count_experts(model: VisionLanguageModel) -> tuple[int, int]:
+    """Count the experts of a layer, and how many of them a token takes; 0 and 0 without any."""
+    config = model.config.text_config
+    names = ("num_experts", "num_local_experts")  # of Qwen3-MoE, of GPT-OSS
+    num_experts = next((n for name in names if (n := getattr(config, name, None))), 0)
+    return num_experts, config.num_experts_per_tok if num_experts else 0
+
+
 def recompute_activations(model: VisionLanguageModel) -> None:
     """Keep only the inputs of tower and decoder layers and compute the rest again when needed.
 
@@ -130,6 +137,8 @@ class Trainee(nn.Module):
             ``use_packed_attention`` was called on it.
         averaging: how samples of different lengths are weighed.
         ce_chunk_size: positions whose logits exist at one time.
+        router_loss_coef: weight of the loss that spreads tokens over experts, of training alone;
+            only for networks that have experts.
         keep_dummy_tile: run one empty tile through tower and projector, without effect on the loss,
             where a batch has no pictures. Sharded parts have to run in all processes or in none.
     """
@@ -140,6 +149,7 @@ class Trainee(nn.Module):
         *,
         averaging: Averaging = "square",
         ce_chunk_size: int = 1024,
+        router_loss_coef: float = 0.0,
         keep_dummy_tile: bool = False,
     ) -> None:
         """Hold the network; nothing of it is changed."""
@@ -147,12 +157,15 @@ class Trainee(nn.Module):
         self.model = model
         self.averaging: Averaging = averaging
         self.ce_chunk_size = ce_chunk_size
+        self.router_loss_coef = router_loss_coef
         self.keep_dummy_tile = keep_dummy_tile
 
     def forward(self, batch: TrainingBatch, total_weight: Tensor | float) -> dict[str, Tensor]:
         """Compute a batch's share of the loss of a step (section 2.2).
 
             loss = sum_i w_i * CE_i / total_weight
+
+        With a loss of routers, every batch adds its own, weighed by its share of the step's weight.
 
         Args:
             batch: padded or packed samples, on the device of the network.
@@ -165,7 +178,8 @@ class Trainee(nn.Module):
         """
         targets, weights = next_tokens(batch, self.averaging)
         chosen = targets != IGNORED
-        hidden = self._hidden_states(batch)[:, :-1][chosen]  # (P, D)
+        states, router_loss = self._hidden_states(batch)
+        hidden = states[:, :-1][chosen]  # (P, D)
         head: Any = self.model.get_output_embeddings()  # a plain layer, or a wrapped copy of one
         loss, num_correct = linear_cross_entropy(
             hidden,
@@ -175,28 +189,41 @@ class Trainee(nn.Module):
             bias=getattr(head, "bias", None),
             chunk_size=self.ce_chunk_size,
         )
+        if router_loss is not None:
+            loss = loss + self.router_loss_coef * weights.sum() * router_loss
         return {
             "loss": loss / total_weight,
             "num_correct": num_correct,
             "num_targets": chosen.sum(),
         }
 
-    def _hidden_states(self, batch: TrainingBatch) -> Tensor:
-        """Last hidden states ``(B, T, D)`` of the language model.
+    def _hidden_states(self, batch: TrainingBatch) -> tuple[Tensor, Tensor | None]:
+        """Last hidden states ``(B, T, D)`` of the language model, and the loss of its routers.
 
         Padding lies to the right, where causal attention keeps it out of everything that counts, so
         padded rows need no mask.
         """
-        keywords = {}
+        keywords: dict[str, Any] = {}
         if batch.segments is not None:
             keywords = packed_keywords(self.model, batch.segments)
-        hidden: Tensor = self.model.language_model.model(
+        has_router_loss = self.router_loss_coef > 0 and self.training
+        if has_router_loss:
+            keywords["output_router_logits"] = True
+        output = self.model.language_model.model(
             inputs_embeds=self._inputs(batch),
             position_ids=batch.position_ids,
             use_cache=False,
             **keywords,
-        ).last_hidden_state
-        return hidden
+        )
+        if not has_router_loss:
+            return output.last_hidden_state, None
+        num_experts, num_chosen = count_experts(self.model)
+        is_padded = batch.segments is None
+        router_loss: Tensor = load_balancing_loss_func(
+            output.router_logits, num_experts, num_chosen,
+            batch.attention_mask if is_padded else None,
+        )  # fmt: skip
+        return output.last_hidden_state, router_loss
 
     def _inputs(self, batch: TrainingBatch) -> Tensor:
         """Embedded tokens ``(B, T, D)`` with visual tokens in their places."""
