@@ -16,9 +16,10 @@ from rich.console import Console
 
 from benchmarks.record import RESULTS, write_result
 from internvl35.evals.result_file import score_file
+from internvl35.scoring import Metric
 from internvl35.train.run_folder import LOG_FILE, read_arguments, read_log, step_of
 
-METRICS = ("exact_match", "edit_distance", "rouge")
+METRICS: tuple[Metric, ...] = ("exact_match", "edit_distance", "rouge")
 LAST_LINES = 10
 """Lines of figures whose mean stands for the end of training."""
 
