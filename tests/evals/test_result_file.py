@@ -182,6 +182,23 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
         ResultFile(tmp_path / "file" / "a.jsonl")
 
 
+def test_a_full_disk_is_said_and_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no device that is always full")
+    result = ResultFile(tmp_path / "a.jsonl")
+    monkeypatch.setattr(result, "_file", full.open("a"))
+    with pytest.raises(DataError, match=r"No space left.*free space, then run the same command"):
+        result.append(answer(0))
+    result.close()
+
+
+def test_a_device_is_no_place_for_answers(tmp_path: Path) -> None:
+    for place in (Path("/dev/null"), tmp_path):
+        with pytest.raises(DataError, match="is not a regular file; name another result_path"):
+            ResultFile(place)
+
+
 def test_a_file_is_scored_without_reasoning_and_without_rows_left_out(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     result = ResultFile(path)

@@ -10,6 +10,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -114,12 +115,15 @@ class ResultFile:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with suppress(OSError):  # what could not be written was reported then
+            self._file.close()
 
 
 def _keep_whole_lines(path: Path) -> tuple[int, dict[str, Any] | None]:
     if not path.exists():
         return 0, None
+    if not path.is_file():
+        raise DataError(f"{path} is not a regular file; name another result_path")
     num_lines, end, last = 0, 0, b""
     line = b""
     with path.open("rb") as file:

@@ -184,7 +184,7 @@ def read_arguments(folder: Path) -> dict[str, Any]:
     path = next((place for place in places if place.is_file()), places[0])
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"{path} cannot be read: {error}; pass a checkpoint folder of internvl35 sft"
         ) from error
