@@ -1,6 +1,7 @@
 """The import map of the package: who may import whom, and which names no file may bear.
 
 errors <- config <- scoring <- data; config <- model; {model, data} <- generate
+hub_choice beside config
 generate <- {chat, dropin, serve, train}; data <- conversation <- chat
 {chat, conversation} <- evals
 cli, its commands, web and the package's front see all.
@@ -23,12 +24,13 @@ SOURCE = ROOT / "src" / PACKAGE
 IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}
 """Where a distribution is imported under another name."""
 
-GROUND = {"errors", "config"}
+GROUND = {"errors", "config", "hub_choice"}
 MIDDLE = GROUND | {"model", "data", "scoring"}
 UPPER = MIDDLE | {"generate"}
 MAY_IMPORT = {
     "errors": set[str](),
     "config": {"errors"},
+    "hub_choice": {"errors"},
     "scoring": GROUND,
     "model": GROUND,
     "data": GROUND | {"scoring"},  # a drawn task knows how its answer is scored

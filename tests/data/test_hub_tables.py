@@ -11,7 +11,7 @@ import pytest
 from internvl35.data import hub_tables
 from internvl35.data.arrow_tables import ArrowTable
 from internvl35.data.dataset_names import DatasetName
-from internvl35.data.hub_tables import HubAccess, choose_hub, open_hub_tables
+from internvl35.data.hub_tables import HubAccess, open_hub_tables
 from internvl35.data.records import Record, RowDefaults, read_record
 from internvl35.errors import ConfigError, DataError
 
@@ -217,22 +217,3 @@ def test_a_missing_modelscope_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "modelscope", raising=False)
     with pytest.raises(ConfigError, match=r"pip install 'internvl35\[modelscope\]'"):
         open_hub_tables(DatasetName("owner/name", hub="ms"), HubAccess())
-
-
-@pytest.mark.parametrize(
-    ("use_hf", "variable", "hub"),
-    [
-        (None, None, "hf"), (None, "", "hf"), (None, "1", "hf"), (None, "True", "hf"),
-        (None, "0", "ms"), (None, "false", "ms"), (True, "0", "hf"), (False, "1", "ms"),
-    ],
-)  # fmt: skip
-def test_the_hub_follows_from_setting_and_environment(
-    use_hf: bool | None, variable: str | None, hub: str
-) -> None:
-    environment = {} if variable is None else {"USE_HF": variable}
-    assert choose_hub(use_hf, environment) == hub
-
-
-def test_an_environment_that_says_neither_is_refused() -> None:
-    with pytest.raises(ConfigError, match="USE_HF is 'maybe'; needed: 1 or 0"):
-        choose_hub(None, {"USE_HF": "maybe"})

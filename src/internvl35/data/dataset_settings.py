@@ -43,7 +43,7 @@ class DatasetSettings:
     """Part of the rows, 0 to 1, that may be unusable; a run with more of them does not begin."""
     use_hf: bool | None = None
     """Whether names are looked up on the Hugging Face hub, else on ModelScope; by default as the
-    environment variable USE_HF says, or on Hugging Face."""
+    environment variable USE_HF says, or a token's form, or else on Hugging Face."""
     dataset_revision: str | None = None
     """Branch, tag or commit of the data sets on the hub."""
 

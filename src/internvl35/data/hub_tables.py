@@ -8,8 +8,6 @@ counterpart in the paper.
 from __future__ import annotations
 
 import importlib.util
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -80,27 +78,6 @@ class HubAccess:
     """Branch, tag or commit of the sets."""
     token: str | None = field(default=None, repr=False)
     """Access token, by default the one logged in with."""
-
-
-def choose_hub(use_hf: bool | None, environment: Mapping[str, str] | None = None) -> Hub:
-    """Tell which hub names are looked up on.
-
-    Args:
-        use_hf: as the settings say.
-        environment: where ``USE_HF`` decides if the settings say nothing; by default the process's.
-
-    Returns:
-        The hub, by default Hugging Face.
-
-    Raises:
-        ConfigError: if ``USE_HF`` is neither true nor false.
-    """
-    if use_hf is None:
-        given = (os.environ if environment is None else environment).get("USE_HF", "")
-        if given.lower() not in ("", "0", "1", "true", "false", "no", "yes"):
-            raise ConfigError(f"the environment variable USE_HF is {given!r}; needed: 1 or 0")
-        use_hf = given.lower() not in ("0", "false", "no")
-    return "hf" if use_hf else "ms"
 
 
 def open_hub_tables(

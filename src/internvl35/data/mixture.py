@@ -22,6 +22,7 @@ from internvl35.data.dataset_settings import DatasetSettings, read_columns
 from internvl35.data.records import Record, RowDefaults, read_record
 from internvl35.data.row_choice import Choice, interleave, split_rows
 from internvl35.errors import DataError
+from internvl35.hub_choice import is_hugging_face
 
 if TYPE_CHECKING:
     from internvl35.data.hub_tables import HubAccess
@@ -161,9 +162,10 @@ def select_records(
         ConfigError: if a name does not follow the grammar or a package is missing.
         DataError: if a set cannot be read or fetched, or has too few rows.
     """
-    from internvl35.data.hub_tables import HubAccess, choose_hub
+    from internvl35.data.hub_tables import HubAccess
 
-    access = HubAccess(choose_hub(settings.use_hf), settings.dataset_revision, token)
+    is_hf, _ = is_hugging_face(settings.use_hf, token)
+    access = HubAccess("hf" if is_hf else "ms", settings.dataset_revision, token)
     ratio = settings.split_dataset_ratio
     if settings.val_dataset and ratio:
         _LOGGER.warning("split_dataset_ratio is not used: rows of val_dataset are evaluated on")

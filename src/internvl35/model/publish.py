@@ -21,7 +21,8 @@ from typing import Any
 import huggingface_hub
 from huggingface_hub.errors import HFValidationError
 
-from internvl35.errors import CheckpointError, ConfigError
+from internvl35.errors import CheckpointError
+from internvl35.hub_choice import is_hugging_face
 from internvl35.model.hub import HTTP_ERROR, Hub
 
 NOT_PUBLISHED = (
@@ -35,8 +36,6 @@ rows and answers to them."""
 HUB_TITLES: dict[Hub, str] = {"hf": "the Hugging Face hub", "modelscope": "ModelScope"}
 """What a hub is called in messages."""
 
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-_SWITCH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _TEXT_SUFFIXES = (".json", ".jsonl", ".md", ".txt", ".yaml", ".yml", ".jinja")
 
@@ -62,14 +61,14 @@ class Destination:
 
 
 def choose_hub(
-    use_hf: bool | None, token: str | None, environment: Mapping[str, str] = os.environ
+    use_hf: bool | None, token: str | None, environment: Mapping[str, str] | None = None
 ) -> tuple[Hub, str]:
-    """Decide which hub is meant.
+    """Decide which hub is meant; see :func:`internvl35.hub_choice.is_hugging_face`.
 
     Args:
         use_hf: what the user said; None for nothing.
         token: the token given, whose form tells hubs apart.
-        environment: where ``USE_HF`` is looked up.
+        environment: where ``USE_HF`` is looked up; by default the process's.
 
     Returns:
         The hub, and the reason in a few words.
@@ -77,21 +76,8 @@ def choose_hub(
     Raises:
         ConfigError: if ``USE_HF`` is neither on nor off.
     """
-    hubs: dict[bool, Hub] = {True: "hf", False: "modelscope"}
-    if use_hf is not None:
-        return hubs[use_hf], f"use_hf is {str(use_hf).lower()}"
-    switch = environment.get("USE_HF", "").strip().lower()
-    if switch:
-        if switch not in _SWITCH:
-            raise ConfigError(f"USE_HF is {switch!r}; needed: 1 or 0")
-        return hubs[_SWITCH[switch]], f"USE_HF is {switch}"
-    if token and token.startswith("hf_"):
-        return "hf", "the token begins with hf_"
-    if token and token.startswith("ms-"):
-        return "modelscope", "the token begins with ms-"
-    if token and _UUID.fullmatch(token):
-        return "modelscope", "the token has the form of ModelScope's"
-    return "hf", "by default; use_hf false means ModelScope"
+    is_hf, reason = is_hugging_face(use_hf, token, environment)
+    return ("hf" if is_hf else "modelscope"), reason
 
 
 def publish_folder(folder: Path, destination: Destination) -> str:

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from internvl35.data.hub_tables import choose_hub
 from internvl35.data.tokenizer import load_tokenizer
 from internvl35.errors import ConfigError
 from internvl35.model.composite import VisionLanguageModel
 from internvl35.model.configuration import InternVLChatConfig, Layout, read_config
 from internvl35.model.hub import resolve_checkpoint
+from internvl35.model.publish import choose_hub
 from internvl35.train.adapters import add_adapters, load_base
 from internvl35.train.attention import use_packed_attention
 from internvl35.train.deepspeed import start_deepspeed
@@ -83,7 +83,7 @@ def find_start(settings: FinetuneSettings, workers: Workers) -> Start:
             "which every InternVL3.5 was trained in, or float32"
         )
     where: dict[str, Any] = {
-        "hub": "hf" if choose_hub(settings.dataset.use_hf) == "hf" else "modelscope",
+        "hub": choose_hub(settings.dataset.use_hf, chosen.hub_token)[0],
         "revision": chosen.model_revision,
         "token": chosen.hub_token,
         "show_progress": workers.is_main,
