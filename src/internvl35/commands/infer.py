@@ -26,7 +26,7 @@ from internvl35.data.encoding import EncodingSettings
 from internvl35.errors import ConfigError, DataError
 from internvl35.generate.sampling import SamplingSettings
 from internvl35.scoring import METRICS
-from internvl35.train.run_folder import ARGUMENTS_FILE
+from internvl35.train.run_folder import ARGUMENTS_FILE, VAL_FILE
 from internvl35.train.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 
 RESULT_FOLDER = "infer_result"
 """Where answers go inside the folder that is asked."""
-
-VAL_FILE = "val_dataset.jsonl"
-"""Validation rows that a run split off, in its folder."""
 
 
 _NO_ROWS = "there are no validation rows; pass --val_dataset, or ask questions yourself"

@@ -39,15 +39,13 @@ from internvl35.train.rows import (
     count_data_processes,
     prepare_rows,
 )
-from internvl35.train.run_folder import RunFolder, make_run_folder
+from internvl35.train.run_folder import VAL_FILE, RunFolder, make_run_folder
 from internvl35.train.schedule import Schedule, count_warmup_steps
 from internvl35.train.settings import FinetuneSettings
 from internvl35.train.sft import batch_weight
 from internvl35.train.state import load_state, save_state, state_file
 from internvl35.train.trainable import count_parameters, describe_counts
 from internvl35.train.writing import write_weights
-
-VAL_FILE = "val_dataset.jsonl"
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,9 @@ from internvl35.train.settings import FinetuneSettings
 
 ARGUMENTS_FILE = "args.json"
 LOG_FILE = "logging.jsonl"
+VAL_FILE = "val_dataset.jsonl"
+"""Validation rows that a run set aside."""
+
 EVENTS_FOLDER = "runs"
 IMAGES_FOLDER = "images"
 STEP_KEY = "global_step/max_steps"

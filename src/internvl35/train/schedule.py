@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 from internvl35.errors import ConfigError
-
-ScheduleName = Literal["cosine", "linear", "constant", "wsd"]
+from internvl35.train.settings import ScheduleName
 
 
 @dataclass(frozen=True)

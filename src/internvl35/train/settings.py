@@ -21,6 +21,9 @@ from internvl35.errors import ConfigError
 Averaging = Literal["token", "sample", "square"]
 """Weight of a token of a sample with n supervised tokens: 1, 1/n or 1/sqrt(n)."""
 
+ScheduleName = Literal["cosine", "linear", "constant", "wsd"]
+"""Course of the learning rate; see :class:`internvl35.train.schedule.Schedule`."""
+
 Interval = Literal["steps", "epoch", "no"]
 """When something happens: every so many steps, after every epoch, or only at the end."""
 
@@ -144,7 +147,7 @@ class OptimizationSettings:
     """Peak learning rate of the vision tower; by default learning_rate."""
     aligner_lr: float | None = None
     """Peak learning rate of the projector; by default learning_rate."""
-    lr_scheduler_type: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    lr_scheduler_type: ScheduleName = "cosine"
     """Course of the learning rate after the warm-up; wsd holds it, then falls to zero."""
     wsd_decay_ratio: float = 0.2
     """Last share of the run over which wsd falls, above 0 to 1."""
