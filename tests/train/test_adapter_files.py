@@ -9,8 +9,8 @@ import pytest
 
 from internvl35.errors import CheckpointError
 from internvl35.model.composite import VisionLanguageModel
-from internvl35.train.adapter_files import CONFIG_FILE
 from internvl35.train.adapters import add_adapters, load_adapters, save_adapters
+from internvl35.train.run_folder import ADAPTER_FILE
 from internvl35.train.settings import AdapterSettings, FreezeSettings
 
 ModelBuilder = Callable[..., VisionLanguageModel]
@@ -33,7 +33,7 @@ def test_adapters_of_other_kinds_are_refused(
     tmp_path: Path, build_model: ModelBuilder, fields: dict[str, object], message: str
 ) -> None:
     save_adapters(add_adapters(build_model(), AdapterSettings(), FreezeSettings()), tmp_path)
-    path = tmp_path / CONFIG_FILE
+    path = tmp_path / ADAPTER_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
     with pytest.raises(CheckpointError, match=re.escape(message)):
         load_adapters(build_model(), tmp_path)

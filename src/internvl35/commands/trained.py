@@ -18,14 +18,11 @@ from internvl35.config import TINY
 from internvl35.errors import CheckpointError, ConfigError, DataError
 from internvl35.train.arguments import build_settings, setting_groups
 from internvl35.train.checkpoints import list_checkpoints
-from internvl35.train.run_folder import ARGUMENTS_FILE, read_arguments
+from internvl35.train.run_folder import ADAPTER_FILE, ARGUMENTS_FILE, read_arguments
 from internvl35.train.settings import FinetuneSettings
 
 if TYPE_CHECKING:
     from internvl35.model.composite import VisionLanguageModel
-
-ADAPTER_FILE = "adapter_config.json"
-"""Tells a folder of adapters from one of weights."""
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _VERSION = "internvl35_version"

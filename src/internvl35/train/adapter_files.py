@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from internvl35.errors import CheckpointError
+from internvl35.train.run_folder import ADAPTER_FILE
 
-CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLED_FILE = "adapter_model.bin"
 
@@ -53,7 +53,7 @@ def read_config(peft: Any, folder: Path) -> Any:
     Raises:
         CheckpointError: if it cannot be read, or asks for what is not known here.
     """
-    path = folder / CONFIG_FILE
+    path = folder / ADAPTER_FILE
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         _check_config(fields, path)

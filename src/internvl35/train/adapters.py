@@ -23,12 +23,12 @@ from torch import Tensor
 from internvl35.errors import CheckpointError, ConfigError
 from internvl35.model.composite import VisionLanguageModel
 from internvl35.train.adapter_files import (
-    CONFIG_FILE,
     PREFIX,
     WEIGHTS_FILE,
     read_config,
     read_weights,
 )
+from internvl35.train.run_folder import ADAPTER_FILE
 from internvl35.train.settings import AdapterSettings, FinetuneSettings, FreezeSettings
 from internvl35.train.targets import is_end_of, pattern_of, target_experts, target_pattern
 
@@ -229,7 +229,7 @@ def save_adapters(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, folder / WEIGHTS_FILE, {"format": "pt"})
-        (folder / CONFIG_FILE).write_text(
+        (folder / ADAPTER_FILE).write_text(
             json.dumps(config, indent=2, sort_keys=True, default=_as_json) + "\n", encoding="utf-8"
         )
     except (OSError, SafetensorError) as error:

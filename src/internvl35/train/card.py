@@ -19,7 +19,14 @@ from internvl35.data.dataset_names import parse_dataset_name
 from internvl35.data.hub_tables import KNOWN_DATASETS
 from internvl35.errors import InternVLError
 from internvl35.model.hub import released_name
-from internvl35.train.run_folder import FACTS, IMAGES_FOLDER, LOG_FILE, read_log, step_of
+from internvl35.train.run_folder import (
+    ADAPTER_FILE,
+    FACTS,
+    IMAGES_FOLDER,
+    LOG_FILE,
+    read_log,
+    step_of,
+)
 
 CARD_FILE = "README.md"
 CURVE_FILE = "train_loss.png"
@@ -28,7 +35,6 @@ CURVE_FILE = "train_loss.png"
 MAX_EVALUATIONS = 10
 """Most rows of the table of evaluations."""
 
-_ADAPTER_FILE = "adapter_config.json"
 _SECRET_NAME = re.compile(r"(^|_)(token|password|secret|api_key)$")
 _SECRET_VALUE = re.compile(
     r"\b(hf_[A-Za-z0-9]{16,}|ms-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})\b", re.IGNORECASE
@@ -92,7 +98,7 @@ def base_name(args: Mapping[str, Any]) -> str | None:
 
 
 def _is_adapter(folder: Path) -> bool:
-    return (folder / _ADAPTER_FILE).exists()
+    return (folder / ADAPTER_FILE).exists()
 
 
 def _front_matter(folder: Path, args: Mapping[str, Any]) -> str:

@@ -22,6 +22,9 @@ from internvl35.train.settings import FinetuneSettings
 
 ARGUMENTS_FILE = "args.json"
 LOG_FILE = "logging.jsonl"
+ADAPTER_FILE = "adapter_config.json"
+"""Tells a folder of adapters from one of weights."""
+
 VAL_FILE = "val_dataset.jsonl"
 """Validation rows that a run set aside."""
 
