@@ -15,6 +15,7 @@ import typer
 
 from internvl35.commands import chat, convert, data, export, finetune, infer, models, recipes, train
 from internvl35.commands.flags import FlagCommand
+from internvl35.commands.launch import hand_over_failure
 from internvl35.commands.terminal import printable
 from internvl35.errors import InternVLError
 
@@ -109,7 +110,9 @@ def _fail(error: Exception, code: int, hint: str = "") -> None:
     text = printable(" ".join(str(error).split()), sys.stderr.encoding)
     rank = os.environ.get("RANK", "")  # of a process that is one of several
     where = f"process {rank}: " if rank else ""
-    typer.echo(f"{where}{type(error).__name__}: {text}{hint}", err=True)
+    line = f"{where}{type(error).__name__}: {text}{hint}"
+    if not hand_over_failure(type(error).__name__, line, os.environ):
+        typer.echo(line, err=True)
     sys.exit(code)
 
 

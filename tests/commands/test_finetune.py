@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +16,7 @@ from typer.main import get_command
 from internvl35 import cli
 from internvl35.commands import finetune
 from internvl35.commands.finetune import choose_settings
-from internvl35.commands.launch import LAUNCH_VARIABLES, torchrun_options
+from internvl35.commands.launch import LAUNCH_VARIABLES, hand_over_failure, torchrun_options
 from internvl35.errors import ConfigError
 from internvl35.train.arguments import build_settings, flatten_settings
 from internvl35.train.settings import FinetuneSettings
@@ -155,6 +158,46 @@ def test_what_replaces_a_setting_of_a_recipe_takes_its_place():
     assert (settings.distributed.fsdp, settings.distributed.deepspeed) == ("", "zero3")
 
 
+@pytest.fixture
+def begun(tmp_path):
+    """A run with a recipe that was begun with the weights of another."""
+    settings = choose_settings("sft", {"dataset": ("a.jsonl",), "seed": 7}, "8B-sft")
+    folder = tmp_path / "v0" / "checkpoint-2"
+    folder.mkdir(parents=True)
+    facts = {"internvl35_version": "0", "command": "sft", "world_size": 1, "resolved": {}}
+    values = flatten_settings(settings) | facts
+    values |= {"resume_from_checkpoint": "elsewhere", "resume_only_model": True}
+    (folder / "args.json").write_text(json.dumps(values))
+    (folder / "trainer_state.json").write_text("{}")
+    return folder
+
+
+def test_a_run_that_is_gone_on_with_keeps_its_settings(begun):
+    given = {"resume_from_checkpoint": str(begun.parent), "learning_rate": 1e-6}
+    settings = choose_settings("sft", given, "8B-lora")
+    assert settings.optimization.seed == 7
+    assert settings.optimization.learning_rate == 1e-6
+    assert settings.adapter.tuner_type == "full"
+    assert settings.run.resume_from_checkpoint == str(begun.parent)
+    assert not settings.run.resume_only_model  # of the run that it began as
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({"gradient_accumulation_steps": 4}, (4, None, "full_shard", None)),
+        ({"global_batch_size": 64}, (None, 64, "full_shard", None)),
+        ({"deepspeed": "zero3"}, (None, 512, "", "zero3")),
+    ],
+)
+def test_other_numbers_of_processes_can_be_given_to_a_run_that_is_gone_on_with(begun, given, found):
+    settings = choose_settings("sft", {"resume_from_checkpoint": str(begun), **given}, None)
+    chosen, spread = settings.optimization, settings.distributed
+    assert (
+        chosen.gradient_accumulation_steps, chosen.global_batch_size, spread.fsdp, spread.deepspeed
+    ) == found  # fmt: skip
+
+
 def test_a_mistake_is_told_before_anything_heavy_is_loaded(run):
     code, out, err = run("sft", "--lora_rnk", "8", "--dataset", "mine.jsonl")
     assert (code, out) == (2, "")
@@ -233,25 +276,37 @@ def test_a_number_of_processes_that_is_none_is_refused(environment):
 
 
 @pytest.fixture
-def torchrun(monkeypatch):
-    """Ask for two processes, and note what torchrun is given; may fail with exit codes."""
+def torchrun(monkeypatch, tmp_path):
+    """Ask for two processes, and note what torchrun is given; they may fail, one after the other.
+
+    A failure is an exit code and the error of which the process tells, if it does.
+    """
     from torch.distributed import run as module
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-    given, exit_codes = [], []
+    given, failures = [], []
 
     def pretend(options):
         given.append(options.training_script_args)
-        if exit_codes:
-            failures = {
-                rank: ProcessFailure(local_rank=rank, pid=0, exitcode=code, error_file="<N/A>")
-                for rank, code in enumerate(exit_codes)
-            }
-            raise ChildFailedError("internvl35.cli", failures)
+        found = {}
+        for place, (rank, code, error) in enumerate(failures):
+            path = tmp_path / f"{rank}.json"
+            if error is not None:
+                environment = dict(os.environ) | {"TORCHELASTIC_ERROR_FILE": str(path)}
+                kind, _, text = error.partition(": ")
+                assert hand_over_failure(kind, f"process {rank}: {kind}: {text}", environment)
+                facts = json.loads(path.read_text())
+                path.write_text(json.dumps(facts | {"time_ns": place}))
+            found[rank] = ProcessFailure(
+                local_rank=rank, pid=0, exitcode=code, error_file=str(path)
+            )
+        if found:
+            raise ChildFailedError("internvl35.cli", found)
 
     monkeypatch.setattr(module, "run", pretend)
     monkeypatch.setenv("NPROC_PER_NODE", "2")
-    return SimpleNamespace(given=given, exit_codes=exit_codes)
+    monkeypatch.setenv("INTERNVL35_LAUNCHED", "")  # is put back behind the test
+    return SimpleNamespace(given=given, failures=failures)
 
 
 def test_torchrun_gets_what_was_typed(run, torchrun):
@@ -266,11 +321,50 @@ def test_a_mistake_is_told_once_and_not_by_every_process(run, torchrun):
     assert torchrun.given == []
 
 
-@pytest.mark.parametrize(("exit_codes", "expected"), [([2, -15], 2), ([1, 2], 2), ([1, -9], 1)])
-def test_several_processes_end_as_one_would(run, torchrun, exit_codes, expected):
-    torchrun.exit_codes[:] = exit_codes
-    code, _, _ = run("sft", "--dataset", "a")
-    assert code == expected
+@pytest.mark.parametrize(
+    ("failures", "code", "told"),
+    [
+        (
+            [(1, 2, "DataError: bad"), (0, 2, "InternVLError: another process has ended")],
+            2, "process 1: DataError: bad",
+        ),
+        (
+            [(0, 2, "InternVLError: another process has ended"), (1, 1, "KeyError: x")],
+            1, "process 1: KeyError: x",
+        ),
+        ([(1, 2, "DataError: 1 bad"), (0, 2, "DataError: 1 bad, the first: x")],
+         2, "process 0: DataError: 1 bad, the first: x"),
+        ([(0, -15, None), (1, -9, None)],
+         1, "process 1 was killed (SIGKILL), perhaps for lack of memory"),
+        ([(0, -15, None), (1, 1, None)], 1, "process 1 has ended with exit code 1"),
+        ([(1, 2, "InternVLError: another process has ended")],
+         2, "process 1: InternVLError: another process has ended"),
+    ],
+)  # fmt: skip
+def test_what_ended_first_is_told_once(run, torchrun, failures, code, told):
+    torchrun.failures[:] = failures
+    found, out, err = run("sft", "--dataset", "a")
+    assert (found, out) == (code, "")
+    assert err.startswith(told)
+    assert len(err.splitlines()) == 1
+
+
+def test_an_interrupt_of_several_processes_is_no_failure(run, torchrun, monkeypatch):
+    from torch.distributed import run as module
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    def interrupt(_):
+        raise SignalException("Process 1 got signal: 2", signal.SIGINT)
+
+    monkeypatch.setattr(module, "run", interrupt)
+    assert run("sft", "--dataset", "a") == (130, "", "")
+
+
+def test_a_process_that_nobody_launched_tells_of_its_failure_itself(tmp_path):
+    environment = {"TORCHELASTIC_ERROR_FILE": str(tmp_path / "error.json")}
+    assert not hand_over_failure("DataError", "x", environment)
+    assert not hand_over_failure("DataError", "x", {"INTERNVL35_LAUNCHED": "1"})
+    assert not list(tmp_path.iterdir())
 
 
 def test_only_the_main_process_prints_the_result(train, monkeypatch):

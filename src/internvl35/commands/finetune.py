@@ -29,6 +29,9 @@ Command = Literal["sft", "pt"]
 PRETRAINING: Mapping[str, Any] = {"loss_scale": "all"}
 """Where ``pt`` differs from ``sft``: every token of every row carries loss."""
 
+EXCLUSIVE = (("gradient_accumulation_steps", "global_batch_size"), ("fsdp", "deepspeed"))
+"""Flags that say the same in other ways: one that is given takes the place of all of them."""
+
 RecipeOption = Annotated[
     str | None,
     typer.Option(
@@ -77,15 +80,15 @@ def choose_settings(
         ConfigError: if there is no such recipe, or a value is out of range.
     """
     values: dict[str, Any] = dict(PRETRAINING) if command == "pt" else {}
-    values |= _resumed(given)
     if recipe is not None:
         from internvl35.train.recipes import find_recipe
 
         values |= find_recipe(recipe).settings
-        if given.get("gradient_accumulation_steps") is not None:
-            values.pop("global_batch_size", None)
-        if given.get("deepspeed") is not None:
-            values.pop("fsdp", None)
+    values |= _resumed(given)  # a recipe that the run began with is among them
+    for names in EXCLUSIVE:
+        if any(given.get(name) for name in names):
+            for name in names:
+                values.pop(name, None)
     return build_settings(values | dict(given))
 
 
@@ -98,7 +101,8 @@ def _resumed(given: Mapping[str, Any]) -> dict[str, Any]:
     from internvl35.train.run_folder import FACTS, read_arguments
 
     arguments = read_arguments(find_checkpoint(Path(place).expanduser()))
-    return {name: value for name, value in arguments.items() if name not in FACTS}
+    left_out = (*FACTS, "resume_from_checkpoint", "resume_only_model")
+    return {name: value for name, value in arguments.items() if name not in left_out}
 
 
 def run_finetuning(command: Command, flags: GivenFlags, recipe: str | None) -> None:

@@ -16,6 +16,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 """Other spellings of a flag."""
 
 VALUE_ALIASES: Mapping[str, Mapping[str, str]] = {
+    "template": {"internvl3_5": "internvl2_5", "internvl_hf": "internvl2_5"},
     "torch_dtype": {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"},
     "optim": {"adamw_torch": "adamw", "adamw_torch_fused": "adamw"},
     "lr_scheduler_type": {"constant_with_warmup": "constant", "warmup_stable_decay": "wsd"},

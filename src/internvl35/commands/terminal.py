@@ -6,6 +6,7 @@ Notes and spinners go to stderr, and spinners only to a terminal; stdout holds n
 from __future__ import annotations
 
 import gc
+import logging
 import re
 import sys
 import warnings
@@ -50,12 +51,14 @@ def paused_collection() -> Iterator[None]:
 
 
 def silence_libraries() -> None:
-    """Keep transformers' progress bars and notes, and Python's warnings, off the screen."""
-    from transformers.utils import logging
+    """Keep progress bars and notes of libraries, and Python's warnings, off the screen."""
+    from transformers.utils import logging as transformers_logging
 
     warnings.simplefilter("ignore")
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    # imported with peft, it misses kernels that nothing here needs
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def note(text: str) -> None:

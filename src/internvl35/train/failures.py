@@ -47,6 +47,11 @@ def explain_failure(error: BaseException) -> str | None:
         )
     if getattr(error, "errno", None) in _FULL_DISK or "no space left on device" in lowered:
         return f"the disk is full ({first}); free space"
-    if isinstance(error, distributed.DistError) or "gloo" in lowered:
+    if is_consequence(error):
         return f"another process of the run has ended or does not answer ({first}); see its message"
     return None
+
+
+def is_consequence(error: BaseException) -> bool:
+    """Whether a failure only follows from that of another process."""
+    return isinstance(error, distributed.DistError) or "gloo" in str(error).lower()

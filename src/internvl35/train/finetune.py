@@ -16,7 +16,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from internvl35.data.row_files import write_rows
-from internvl35.errors import ConfigError
+from internvl35.errors import ConfigError, InternVLError
 from internvl35.train.assembly import Assembly, Start, assemble, find_start
 from internvl35.train.checkpoints import (
     partial_folder,
@@ -25,7 +25,7 @@ from internvl35.train.checkpoints import (
     write_checkpoint,
 )
 from internvl35.train.distributed import Workers, start_workers
-from internvl35.train.failures import explain_failure
+from internvl35.train.failures import explain_failure, is_consequence
 from internvl35.train.feed import feed_once, feed_steps
 from internvl35.train.figures import FigureWindow, peak_memory_gib
 from internvl35.train.loop import StepFigures, TrainingLoop
@@ -93,7 +93,8 @@ def finetune(settings: FinetuneSettings, *, command: str = "sft") -> FinetuneRes
             reason = explain_failure(error)
             if reason is None:
                 raise
-            raise ConfigError(f"{reason}; {run.how_to_go_on()}") from error
+            kind = InternVLError if is_consequence(error) else ConfigError
+            raise kind(f"{reason}; {run.how_to_go_on()}") from error
         finally:
             run.close()
 
