@@ -25,6 +25,7 @@ from internvl35.train.adapters import (
     merge_adapters,
     save_adapters,
 )
+from internvl35.train.arguments import build_settings
 from internvl35.train.settings import (
     AdapterSettings,
     FinetuneSettings,
@@ -414,3 +415,11 @@ def test_adapters_loaded_to_answer_drop_nothing(tmp_path: Path, build_model: Mod
     save_adapters(add_adapters(build_model(), AdapterSettings(), FreezeSettings()), tmp_path)
     model = load_adapters(build_model(), tmp_path)
     assert not any(module.training for module in model.modules())
+
+
+def test_flash_attention_that_cannot_run_is_named(random_checkpoint: Path) -> None:
+    settings = build_settings({"attn_impl": "flash_attn"})
+    if importlib.util.find_spec("flash_attn") is not None and torch.cuda.is_available():
+        pytest.skip("it can run here")
+    with pytest.raises(ConfigError, match=r"attn_impl is flash_attn, for which .* is missing"):
+        load_base(random_checkpoint, settings, torch.device("cpu"))

@@ -55,6 +55,8 @@ def load_base(
     """
     chosen, quant_bits = settings.model, settings.adapter.quant_bits
     options: dict[str, Any] = {}
+    if chosen.attn_impl == "flash_attn":
+        _check_flash()
     if chosen.attn_impl is not None:
         names = {"flash_attn": "flash_attention_2"}
         options["attn_implementation"] = names.get(chosen.attn_impl, chosen.attn_impl)
@@ -73,6 +75,15 @@ def load_base(
     given = Path(chosen.model)
     model.name_or_path = str(given.resolve()) if given.is_dir() else chosen.model
     return model
+
+
+def _check_flash() -> None:
+    has_package = importlib.util.find_spec("flash_attn") is not None
+    if not (has_package and torch.cuda.is_available()):
+        missing = "a GPU" if has_package else "the package flash_attn"
+        raise ConfigError(
+            f"attn_impl is flash_attn, for which {missing} is missing; leave it out, or pass sdpa"
+        )
 
 
 def _quantization(bits: int, dtype: torch.dtype) -> Any:

@@ -143,7 +143,12 @@ def assemble(start: Start, settings: FinetuneSettings, workers: Workers) -> Asse
     )
     stepper = _spread(trainee, settings, workers, compute_dtype, is_sharded=is_sharded)
     if settings.packing.packing:
-        use_packed_attention(model, is_half=compute_dtype != torch.float32)
+        given = settings.model.attn_impl
+        use_packed_attention(
+            model,
+            is_half=compute_dtype != torch.float32,
+            has_flash=None if given is None else given == "flash_attn",
+        )
     torch.manual_seed(chosen.seed + workers.rank)  # dropout is not
     return Assembly(model, stepper, compute_dtype)
 

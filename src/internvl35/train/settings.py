@@ -48,7 +48,7 @@ class ModelSettings:
     torch_dtype: Literal["bfloat16", "float16", "float32"] | None = None
     """Number format of the weights; by default the checkpoint's own."""
     attn_impl: Literal["eager", "sdpa", "flash_attn"] | None = None
-    """Attention kernel of the language model; by default the fastest that is installed."""
+    """Attention kernel; by default sdpa, and flash_attn for packs where it is installed."""
     hub_token: str | None = field(default=None, metadata={SECRET: True})
     """Access token of the hub for gated or private checkpoints and data; never put into a file."""
 
