@@ -142,6 +142,11 @@ def test_pre_training_differs_by_what_carries_loss(train):
     assert settings.encoding.loss_scale == "default"
 
 
+def test_the_template_has_the_name_that_others_give_it(train):
+    settings, *_ = train("sft", "--dataset", "mine.jsonl", "--template", "internvl3_5")
+    assert settings.encoding.template == "internvl2_5"
+
+
 def test_flags_go_before_a_file_and_a_file_before_a_recipe(train, tmp_path):
     (tmp_path / "mine.yaml").write_text("recipe: 8B-sft\nlearning_rate: 3e-5\nseed: 7\n")
     settings, *_ = train("sft", "mine.yaml", "--seed", "8", "--dataset", "meta.json")
