@@ -113,6 +113,12 @@ def _fail(error: Exception, code: int, hint: str = "") -> None:
     line = f"{where}{type(error).__name__}: {text}{hint}"
     if not hand_over_failure(type(error).__name__, line, os.environ):
         typer.echo(line, err=True)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        # Taking replicas down while others still wait for them can take for ever, and torchrun
+        # would not hear of the failure until then.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 

@@ -111,11 +111,11 @@ def _train(
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_processes),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
     }  # fmt: skip
-    code = 1
     try:
         finetune(settings)
-        code = 0
+        os._exit(0)  # nothing of the parent's, such as pytest's files, is to be closed here
     except (InternVLError, RuntimeError):
         os.write(2, traceback.format_exc().encode())
+        os._exit(1)  # while the error holds the replicas: taking them down may take for ever
     finally:
-        os._exit(code)  # nothing of the parent's, such as pytest's files, is to be closed here
+        os._exit(3)
