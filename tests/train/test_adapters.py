@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from internvl35.errors import CheckpointError, ConfigError
 from internvl35.model.composite import VisionLanguageModel
-from internvl35.train import adapters
+from internvl35.train import adapters, packages
 from internvl35.train.adapters import (
     add_adapters,
     load_adapters,
@@ -334,7 +334,7 @@ def test_a_module_that_does_not_exist_cannot_be_saved(build_model: ModelBuilder)
 def test_peft_is_asked_for_where_it_is_missing(
     build_model: ModelBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapters.importlib.util, "find_spec", lambda name: None)  # type: ignore[attr-defined]
+    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None)  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match=r"pip install 'internvl35\[train\]'"):
         add_adapters(build_model(), PLAIN, FreezeSettings())
 
@@ -398,7 +398,7 @@ def test_adapters_learn_beside_quantised_weights(
 
 
 def test_quantisation_asks_for_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapters.importlib.util, "find_spec", lambda name: None)  # type: ignore[attr-defined]
+    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None)  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match=r"pip install 'internvl35\[int8\]'"):
         load_base(tmp_path, base_settings(tmp_path, quant_bits=4), torch.device("cpu"))
 

@@ -14,6 +14,7 @@ from internvl35.chat import load
 from internvl35.errors import ConfigError, DataError
 from internvl35.generate.sampling import SamplingSettings
 from internvl35.train import finetune as module
+from internvl35.train import packages
 from internvl35.train.checkpoints import list_checkpoints, read_state
 from internvl35.train.finetune import finetune
 from internvl35.train.loop import TrainingLoop
@@ -214,6 +215,22 @@ def test_a_data_set_that_is_not_there_is_told_before_weights_are_loaded(
     with pytest.raises(DataError, match="absent"):
         finetune(make_settings(tmp_path / "run", dataset=(str(tmp_path / "absent.jsonl"),)))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({}, r"tuner_type lora needs the package peft.*'internvl35\[train\]'"),
+        ({"tuner_type": "full", "report_to": ("tensorboard",)}, "or set report_to to none"),
+        ({"tuner_type": "full", "deepspeed": "zero3"}, "deepspeed zero3 needs the package"),
+    ],
+)
+def test_packages_that_are_missing_are_told_before_anything_is_looked_for(
+    make_settings, tmp_path, monkeypatch, changes, found
+):
+    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=found):
+        finetune(make_settings(tmp_path, dataset=("absent.jsonl",), **changes))
 
 
 def fail_after(num_calls, error, monkeypatch, owner=Trainee, name="forward"):

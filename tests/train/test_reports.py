@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 
 import pytest
 from rich.console import Console
 
 from internvl35.errors import ConfigError, DataError
-from internvl35.train import reports
+from internvl35.train import packages, reports
 from internvl35.train.reports import TrainingReport, describe_figures, describe_time
 from internvl35.train.run_folder import RunFolder
 
@@ -186,7 +185,7 @@ def test_tensorboard_holds_every_figure_by_part_and_step(tmp_path, open_report):
 
 
 def test_without_tensorboard_the_extra_is_named(tmp_path, open_report, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'internvl35\[train\]', or set report_to"):
         open_report(report_to=("tensorboard",))
     report, _ = open_report(report_to=("none",))

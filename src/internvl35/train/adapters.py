@@ -28,6 +28,7 @@ from internvl35.train.adapter_files import (
     read_config,
     read_weights,
 )
+from internvl35.train.packages import need_package
 from internvl35.train.run_folder import ADAPTER_FILE
 from internvl35.train.settings import AdapterSettings, FinetuneSettings, FreezeSettings
 from internvl35.train.targets import is_end_of, pattern_of, target_experts, target_pattern
@@ -87,11 +88,7 @@ def _check_flash() -> None:
 
 
 def _quantization(bits: int, dtype: torch.dtype) -> Any:
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ConfigError(
-            f"quant_bits is {bits}, for which bitsandbytes is not installed; "
-            "pip install 'internvl35[int8]'"
-        )
+    need_package("bitsandbytes", f"quant_bits {bits}")
     from transformers import BitsAndBytesConfig
 
     kept = ["lm_head", "vision_tower", "multi_modal_projector"]
@@ -162,11 +159,7 @@ def add_adapters(
 
 
 def _peft() -> Any:
-    if importlib.util.find_spec("peft") is None:
-        raise ConfigError(
-            "adapters need the package peft, which is not installed; "
-            "pip install 'internvl35[train]'"
-        )
+    need_package("peft", "an adapter")
     import peft
 
     return peft

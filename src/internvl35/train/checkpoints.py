@@ -22,7 +22,7 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 _PARTIAL = ".partial-"
 
 
-def step_of(folder: Path) -> int | None:
+def _step_of(folder: Path) -> int | None:
     """The step after which a checkpoint was written; None for any other folder."""
     found = _NAME.fullmatch(folder.name)
     return int(found[1]) if found else None
@@ -33,9 +33,9 @@ def list_checkpoints(run_folder: Path) -> list[Path]:
     found = [
         path
         for path in run_folder.glob("checkpoint-*")
-        if step_of(path) is not None and (path / STATE_NAME).is_file()
+        if _step_of(path) is not None and (path / STATE_NAME).is_file()
     ]
-    return sorted(found, key=lambda path: step_of(path) or 0)
+    return sorted(found, key=lambda path: _step_of(path) or 0)
 
 
 def find_checkpoint(place: Path) -> Path:
@@ -154,7 +154,7 @@ def set_aside_later(run_folder: Path, step: int) -> list[str]:
     """
     names = []
     for path in list_checkpoints(run_folder):
-        if (step_of(path) or 0) > step:
+        if (_step_of(path) or 0) > step:
             undone = path.with_name(f"undone-{path.name}")
             try:
                 shutil.rmtree(undone, ignore_errors=True)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from internvl35.errors import ConfigError
 from internvl35.train.distributed import Workers
 from internvl35.train.optimizers import build_optimizers
+from internvl35.train.packages import need_package
 from internvl35.train.settings import FinetuneSettings
 from internvl35.train.stepping import Stepper
 from internvl35.train.trainable import parameter_groups
@@ -151,13 +152,9 @@ def start_deepspeed(
         ConfigError: if DeepSpeed is not installed, there is one process only, or the config
             contradicts the settings.
     """
-    try:
-        import deepspeed
-    except ImportError as error:
-        raise ConfigError(
-            "deepspeed is given but the package is not installed; pip install deepspeed, or pass "
-            "--fsdp full_shard, which needs nothing"
-        ) from error
+    need_package("deepspeed", f"deepspeed {settings.distributed.deepspeed}")
+    import deepspeed
+
     if workers.world_size == 1:
         raise ConfigError(
             "deepspeed is given but there is one process; set NPROC_PER_NODE, or leave it out"

@@ -113,10 +113,9 @@ def start_workers(*, timeout_s: int = 1800, device: str | None = None) -> Iterat
         timeout=timedelta(seconds=timeout_s),
         device_id=place if has_gpu else None,
     )
-    try:
-        yield Workers(rank, world_size, place)
-    finally:
-        distributed.destroy_process_group()
+    yield Workers(rank, world_size, place)
+    # only after success: NCCL would wait here for processes that have failed
+    distributed.destroy_process_group()
 
 
 _PLACE = (("RANK", "0"), ("WORLD_SIZE", "1"))

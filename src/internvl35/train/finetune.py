@@ -29,6 +29,7 @@ from internvl35.train.failures import explain_failure, is_consequence
 from internvl35.train.feed import feed_once, feed_steps
 from internvl35.train.figures import FigureWindow, peak_memory_gib
 from internvl35.train.loop import StepFigures, TrainingLoop
+from internvl35.train.packages import check_packages
 from internvl35.train.plan import Plan
 from internvl35.train.reports import CountingBar, TrainingReport
 from internvl35.train.resolution import resolve_learning_rate, resolve_output
@@ -118,7 +119,8 @@ class _Run:
 
     def execute(self) -> FinetuneResult:
         settings, workers = self.settings, self.workers
-        # what is wrong with names and rows is found before anything large is loaded
+        # what is missing, or wrong with names and rows, is found before anything large is loaded
+        check_packages(settings)
         chosen_rows = choose_rows(settings, workers)
         start = find_start(settings, workers)
         self.folder = Path(workers.tell(str(self._choose_folder())))

@@ -22,7 +22,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from internvl35.errors import ConfigError, DataError
+from internvl35.errors import DataError
+from internvl35.train.packages import need_package
 from internvl35.train.plots import plot_figures
 from internvl35.train.run_folder import STEP_KEY, LogFile, RunFolder
 
@@ -275,13 +276,9 @@ class TrainingReport:
 
 
 def _open_events(folder: Path, first_step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ConfigError(
-            "report_to is tensorboard, which is not installed; pip install 'internvl35[train]', "
-            "or set report_to to none"
-        ) from error
+    need_package("tensorboard", "report_to tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
     # what TensorBoard was told of later steps is undone in a run that is resumed
     return SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
 

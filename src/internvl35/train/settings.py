@@ -301,7 +301,8 @@ class DistributedSettings:
     deepspeed: str | None = None
     """DeepSpeed in place of FSDP: zero0 to zero3, or a JSON file (needs deepspeed installed)."""
     ddp_timeout: int = 1800
-    """Seconds that a process waits for the others before it gives up."""
+    """Seconds that a process waits for the others, or for what one of them downloads, before it
+    gives up."""
     use_cpu: bool = False
     """Compute on the CPU even where there is a GPU."""
 
