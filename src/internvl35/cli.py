@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         _fail(error, code=2)
     except KeyboardInterrupt:
-        sys.exit(130)
+        _leave(130)
     except Exception as error:  # the process boundary
         if is_debug:
             raise
@@ -113,6 +113,10 @@ def _fail(error: Exception, code: int, hint: str = "") -> None:
     line = f"{where}{type(error).__name__}: {text}{hint}"
     if not hand_over_failure(type(error).__name__, line, os.environ):
         typer.echo(line, err=True)
+    _leave(code)
+
+
+def _leave(code: int) -> None:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         # Taking replicas down while others still wait for them can take for ever, and torchrun
         # would not hear of the failure until then.
