@@ -4,8 +4,9 @@ import errno
 import json
 
 import pytest
+from safetensors import SafetensorError
 
-from internvl35.errors import DataError
+from internvl35.errors import CheckpointError, DataError
 from internvl35.train.checkpoints import (
     STATE_NAME,
     find_checkpoint,
@@ -41,6 +42,20 @@ def test_a_write_that_fails_leaves_the_earlier_ones_and_says_what_to_do(tmp_path
         write_checkpoint(tmp_path, 100, fail, {})
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-50"]
     assert find_checkpoint(tmp_path).name == "checkpoint-50"
+
+
+@pytest.mark.parametrize(
+    "error", [SafetensorError("I/O error: No space left"), CheckpointError("it; free disk space")]
+)
+def test_every_way_in_which_a_disk_can_be_full_is_told_once(tmp_path, error):
+    def fail(folder):
+        (folder / "weights.txt").write_text("half")
+        raise error from OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(DataError, match="No space left") as caught:
+        write_checkpoint(tmp_path, 100, fail, {})
+    assert str(caught.value).count("free") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_a_kill_left_half_written_is_no_checkpoint_and_goes_with_the_next(tmp_path):

@@ -121,8 +121,10 @@ def write_checkpoint(
         partial.replace(target)
         _flush(run_folder)
     except (OSError, SafetensorError, CheckpointError) as error:
+        is_told = isinstance(error, CheckpointError) and error.__cause__ is not None
+        reason = error.__cause__ if is_told else error  # what to do is said here
         raise DataError(
-            f"checkpoint {step} cannot be written to {run_folder}: {error}; free space or choose "
+            f"checkpoint {step} cannot be written to {run_folder}: {reason}; free space or choose "
             "another output_dir; checkpoints that were written before are whole"
         ) from error
     finally:

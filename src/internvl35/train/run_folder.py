@@ -257,6 +257,7 @@ class LogFile:
             partial.write_text("".join(_as_line(line) for line in self.lines), encoding="utf-8")
             os.replace(partial, path)
         except OSError as error:
+            partial.unlink(missing_ok=True)
             raise DataError(f"{path} cannot be written: {error}; free space or move") from error
 
     def append(self, line: Mapping[str, Any]) -> None:
