@@ -87,9 +87,12 @@ def test_a_run_is_not_gone_on_with_in_another_way(make_settings, tmp_path):
 
 
 def test_a_run_that_is_done_stays_as_it_is_and_says_so(make_settings, tmp_path, capsys):
-    first = finetune(make_settings(tmp_path, split_dataset_ratio=0.2))
+    links = {"create_checkpoint_symlink": True}
+    first = finetune(make_settings(tmp_path, split_dataset_ratio=0.2, **links))
     curve = read_curve(tmp_path)
-    again = make_settings(tmp_path, split_dataset_ratio=0.2, resume_from_checkpoint=str(tmp_path))
+    again = make_settings(
+        tmp_path, split_dataset_ratio=0.2, resume_from_checkpoint=str(tmp_path / "last")
+    )
     assert finetune(again) == first
     assert read_curve(tmp_path) == curve
     assert "the run is done, it has 6 steps behind it; raise max_steps" in capsys.readouterr().err

@@ -152,7 +152,7 @@ class _Run:
 
     def _choose_folder(self) -> Path:
         if self.checkpoint is not None:
-            return self.checkpoint.resolve().parent
+            return self.checkpoint.parent
         if not self.workers.is_main:
             return Path()
         output = resolve_output(self.settings)

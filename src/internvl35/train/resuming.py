@@ -43,7 +43,8 @@ def settle_beginning(settings: FinetuneSettings) -> tuple[FinetuneSettings, Path
     """
     if settings.run.resume_from_checkpoint is None:
         return settings, None
-    checkpoint = find_checkpoint(Path(settings.run.resume_from_checkpoint).expanduser())
+    # its own name, where a link such as last leads to it
+    checkpoint = find_checkpoint(Path(settings.run.resume_from_checkpoint).expanduser()).resolve()
     if settings.run.resume_only_model:
         return begin_from(settings, checkpoint), None
     check_resumed(settings, checkpoint)
