@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -352,6 +353,25 @@ def test_what_ended_first_is_told_once(run, torchrun, failures, code, told):
     assert (found, out) == (code, "")
     assert err.startswith(told)
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("{broken\n", "DataError: 1 of 1 rows cannot be used"), (None, "DataError: data set")],
+)
+def test_two_real_processes_tell_of_a_failure_once(tmp_path, text, found):
+    rows = tmp_path / "rows.jsonl"
+    if text is not None:
+        rows.write_text(text)
+    done = subprocess.run(
+        [sys.executable, "-m", "internvl35.cli", "sft", "--dataset", rows, "--use_cpu", "true"],
+        env=os.environ | {"NPROC_PER_NODE": "2", "OMP_NUM_THREADS": "1"}, cwd=tmp_path,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len([line for line in done.stderr.splitlines() if "Error" in line]) == 1
+    assert done.stderr.count(f"process 0: {found}") == 1
 
 
 def test_an_interrupt_of_several_processes_is_no_failure(run, torchrun, monkeypatch):
