@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 
 import pytest
@@ -307,6 +308,12 @@ def test_a_run_without_data_says_what_to_pass(make_settings, tmp_path):
         finetune(make_settings(tmp_path, dataset=()))
 
 
-def test_half_precision_without_loss_scaling_is_refused(make_settings, tmp_path):
+def test_half_precision_without_loss_scaling_is_refused(make_settings, random_checkpoint, tmp_path):
     with pytest.raises(ConfigError, match="use bfloat16"):
         finetune(make_settings(tmp_path, torch_dtype="float16"))
+    model = load(random_checkpoint, dtype="float16").model
+    shutil.copytree(random_checkpoint, tmp_path / "half")
+    model.save_pretrained(tmp_path / "half", layout="remote-code")
+    changes = {"model": str(tmp_path / "half"), "torch_dtype": None}
+    with pytest.raises(ConfigError, match="use bfloat16"):
+        finetune(make_settings(tmp_path / "run", **changes))

@@ -77,11 +77,7 @@ def find_start(settings: FinetuneSettings, workers: Workers) -> Start:
         ConfigError: if its config cannot be read, or the number format cannot be trained in.
     """
     chosen = settings.model
-    if chosen.torch_dtype == "float16":
-        raise ConfigError(
-            "torch_dtype is float16, in which gradients vanish without loss scaling; use bfloat16, "
-            "which every InternVL3.5 was trained in, or float32"
-        )
+    _check_dtype(chosen.torch_dtype)
     where: dict[str, Any] = {
         "hub": choose_hub(settings.dataset.use_hf, chosen.hub_token)[0],
         "revision": chosen.model_revision,
@@ -95,6 +91,14 @@ def find_start(settings: FinetuneSettings, workers: Workers) -> Start:
         workers.wait()
     config, layout = read_config(folder)
     return Start(folder, layout, config, load_tokenizer(folder))
+
+
+def _check_dtype(name: str | None) -> None:
+    if name == "float16":
+        raise ConfigError(
+            "torch_dtype is float16, in which gradients vanish without loss scaling; use bfloat16, "
+            "which every InternVL3.5 was trained in, or float32"
+        )
 
 
 def assemble(start: Start, settings: FinetuneSettings, workers: Workers) -> Assembly:
@@ -125,6 +129,7 @@ def assemble(start: Start, settings: FinetuneSettings, workers: Workers) -> Asse
     compute_dtype = next(
         p.dtype for p in model.multi_modal_projector.parameters() if p.is_floating_point()
     )
+    _check_dtype(str(compute_dtype).removeprefix("torch."))
     torch.manual_seed(chosen.seed)  # adapters are alike on all processes
     if settings.adapter.tuner_type == "lora":
         add_adapters(model, settings.adapter, settings.freeze)

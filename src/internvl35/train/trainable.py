@@ -141,8 +141,9 @@ def count_parameters(module: nn.Module) -> list[PartCount]:
     sums = {part: [0, 0] for part in PARTS}
     for name, parameter in module.named_parameters():
         numbers = sums[_part_of(name)]
-        numbers[0] += parameter.numel() if parameter.requires_grad else 0
-        numbers[1] += parameter.numel()
+        count = getattr(parameter, "ds_numel", parameter.numel())  # DeepSpeed keeps a part here
+        numbers[0] += count if parameter.requires_grad else 0
+        numbers[1] += count
     return [PartCount(part, *sums[part]) for part in PARTS]
 
 
