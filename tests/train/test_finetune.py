@@ -48,12 +48,13 @@ def test_a_run_leaves_checkpoints_settings_figures_and_curves(make_settings, tmp
     assert arguments["resolved"]["num_train_rows"] == NUM_ROWS - 4
     assert len((tmp_path / "val_dataset.jsonl").read_text().splitlines()) == 4
     assert (tmp_path / "images" / "train_loss.png").is_file()
+    assert "](train_loss.png)" in (kept[-1] / "README.md").read_text()
     assert list((tmp_path / "runs").iterdir())
     summary = json.loads((tmp_path / "logging.jsonl").read_text().splitlines()[-1])
     assert summary["last_model_checkpoint"] == str(kept[-1])
     assert {path.name for path in kept[-1].iterdir()} == {
         "adapter_model.safetensors", "adapter_config.json", "README.md", "args.json",
-        "trainer_state.json", "training_state.safetensors",
+        "trainer_state.json", "training_state.safetensors", "train_loss.png",
     }  # fmt: skip
 
 

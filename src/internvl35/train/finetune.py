@@ -312,6 +312,9 @@ class _Run:
             "log_history": self.report.history if self.report else [],
         }  # fmt: skip
 
+        if self.report is not None:
+            self.report.draw()  # the curve of the loss goes into the checkpoint's card
+
         def fill(folder: Path) -> None:
             workers.wait()  # the folder is there
             write_weights(folder, start, assembly, self.settings, workers, self.facts, state)

@@ -235,11 +235,16 @@ class TrainingReport:
             with suppress(OSError):
                 self._events.close()
             self._events = None
-        if self.history:
-            try:
-                plot_figures(self.history, self.folder.images)
-            except DataError as error:  # a run is worth more than its curves
-                self.tell(f"no curves: {error}")
+        self.draw()
+
+    def draw(self) -> None:
+        """Draw the curves up to here."""
+        if not self.history:
+            return
+        try:
+            plot_figures(self.history, self.folder.images)
+        except DataError as error:  # a run is worth more than its curves
+            self.tell(f"no curves: {error}")
 
     def _add_events(self, figures: Mapping[str, float], step: int, part: str) -> None:
         if self._events is None:
