@@ -16,13 +16,14 @@ from internvl35.train.run_folder import read_settings
 from internvl35.train.settings import FinetuneSettings
 
 FIXED = (
-    "model", "dataset", "val_dataset", "split_dataset_ratio", "data_seed", "dataset_shuffle",
-    "interleave_prob", "stopping_strategy", "columns", "template", "system", "max_length",
-    "truncation_strategy", "max_dynamic_patch", "share_tiles", "video_segments", "video_max_num",
-    "frame_label", "loss_scale", "packing", "packing_length", "packing_max_tiles",
-    "packing_window", "tuner_type", "lora_rank", "lora_alpha", "target_modules",
-    "modules_to_save", "use_dora", "use_rslora", "freeze_vit", "freeze_aligner", "freeze_llm",
-    "per_device_train_batch_size", "optim", "loss_reduction", "group_by_length", "seed",
+    "model", "model_revision", "adapters", "quant_bits", "dataset", "dataset_revision",
+    "val_dataset", "split_dataset_ratio", "data_seed", "dataset_shuffle", "interleave_prob",
+    "stopping_strategy", "columns", "template", "system", "max_length", "truncation_strategy",
+    "max_dynamic_patch", "share_tiles", "video_segments", "video_max_num", "frame_label",
+    "loss_scale", "packing", "packing_length", "packing_max_tiles", "packing_window", "tuner_type",
+    "lora_rank", "lora_alpha", "target_modules", "modules_to_save", "use_dora", "use_rslora",
+    "freeze_vit", "freeze_aligner", "freeze_llm", "per_device_train_batch_size", "optim",
+    "loss_reduction", "group_by_length", "seed",
 )  # fmt: skip
 """Settings that a run keeps when it is resumed, since rows, weights or moments hang on them."""
 
