@@ -58,18 +58,18 @@ def test_processes_measure_a_share_each(monkeypatch):
     ]
 
 
-def test_sizes_are_kept_for_the_same_rows_and_settings_alone(tmp_path):
+def test_sizes_are_kept_with_what_they_belong_to(tmp_path):
     sizes, path, digest = run()[0], tmp_path / "sizes.safetensors", fingerprint({"seed": 1})
+    assert digest != fingerprint({"seed": 2})
+    assert load_sizes(path) is None
     save_sizes(path, sizes, digest)
-    kept = load_sizes(path, NUM_ROWS, digest)
+    kept = load_sizes(path)
     assert kept is not None
     for name in ("tokens", "tiles", "targets"):
-        assert np.array_equal(getattr(kept, name), getattr(sizes, name))
-    assert load_sizes(path, NUM_ROWS, fingerprint({"seed": 2})) is None
-    assert load_sizes(path, NUM_ROWS + 1, digest) is None
-    assert load_sizes(tmp_path / "absent", NUM_ROWS, digest) is None
+        assert np.array_equal(getattr(kept[0], name), getattr(sizes, name))
+    assert kept[1] == digest
     path.write_bytes(b"half")
-    assert load_sizes(path, NUM_ROWS, digest) is None
+    assert load_sizes(path) is None
 
 
 def test_a_full_disk_is_said(tmp_path, monkeypatch):

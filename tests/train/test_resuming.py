@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 
 import pytest
@@ -84,6 +85,26 @@ def test_a_run_is_not_gone_on_with_in_another_way(make_settings, tmp_path):
         finetune(make_settings(tmp_path, gradient_accumulation_steps=3, **again))
     finetune(make_settings(tmp_path, learning_rate=1e-4, **again))
     assert len(read_curve(tmp_path)) == 4
+
+
+def test_rows_that_have_changed_since_are_refused_and_copies_of_them_are_not(
+    make_settings, rows, tmp_path
+):
+    own = tmp_path / "rows.jsonl"
+    pictures = {"media_root": str(rows.parent)}
+    own.write_text(rows.read_text())
+    data = {"dataset": (str(own),), **pictures}
+    finetune(make_settings(tmp_path / "run", max_steps=2, **data))
+    again = {"resume_from_checkpoint": str(tmp_path / "run"), **data}
+    os.utime(own, (0, 0))  # as another copy has it
+    finetune(make_settings(tmp_path / "run", max_steps=3, **again))
+    lines = rows.read_text().splitlines()
+    own.write_text("\n".join([lines[0].replace("Hello,", "Hello, hello,"), *lines[1:]]))
+    with pytest.raises(DataError, match=r"not those that the run began with: 1 of 20 rows have"):
+        finetune(make_settings(tmp_path / "run", max_steps=4, **again))
+    own.write_text("\n".join(lines[1:]))
+    with pytest.raises(DataError, match=r"there are 19 rows now and 20 then; put them back"):
+        finetune(make_settings(tmp_path / "run", max_steps=4, **again))
 
 
 def test_a_run_that_is_done_stays_as_it_is_and_says_so(make_settings, tmp_path, capsys):

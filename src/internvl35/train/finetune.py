@@ -126,8 +126,9 @@ class _Run:
         self.folder = Path(workers.tell(str(self._choose_folder())))
         with CountingBar(is_shown=workers.is_main) as bar:
             rows = prepare_rows(
-                chosen_rows, start, settings, workers, self.folder, show_progress=bar.count
-            )
+                chosen_rows, start, settings, workers, self.folder,
+                is_resumed=self.checkpoint is not None, show_progress=bar.count,
+            )  # fmt: skip
         assembly = assemble(start, settings, workers)
         chosen = settings.optimization
         num_steps = rows.plan.num_steps

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from internvl35.data.encoding import Encoder
 from internvl35.data.mixture import RecordSet, select_records
-from internvl35.errors import ConfigError
+from internvl35.errors import ConfigError, DataError
 from internvl35.train.assembly import Start
 from internvl35.train.bad_rows import BadRows
 from internvl35.train.distributed import Workers
@@ -104,6 +104,7 @@ def prepare_rows(
     workers: Workers,
     folder: Path,
     *,
+    is_resumed: bool = False,
     show_progress: ShowProgress | None = None,
 ) -> PreparedRows:
     """Measure and plan the rows of a run.
@@ -114,6 +115,7 @@ def prepare_rows(
         settings: of the run.
         workers: the processes of the run.
         folder: run folder; sizes of rows and reasons for bad ones are kept there.
+        is_resumed: whether the rows have to be those of which sizes were kept.
         show_progress: where it is shown how far it is.
 
     Returns:
@@ -121,7 +123,8 @@ def prepare_rows(
 
     Raises:
         ConfigError: if the settings leave the run without a step.
-        DataError: if too many rows are bad, or the folder cannot be written to.
+        DataError: if too many rows are bad, the rows have changed since the run began, or the
+            folder cannot be written to.
     """
     encoder = make_encoder(start, settings)
     measured, bad = {}, {}
@@ -129,14 +132,19 @@ def prepare_rows(
         bad[name] = BadRows(len(records), settings.dataset.max_bad_share, folder / BAD_ROWS_FILE)
         digest = fingerprint(_what_sizes_depend_on(settings) | {"rows": records.fingerprint})
         path = folder / _SIZES_FILE.format(name=name)
-        sizes = load_sizes(path, len(records), digest)
-        (num_found,) = workers.sum([float(sizes is not None)])
-        if sizes is None or num_found < workers.world_size:  # a file that only some can see
+        kept = load_sizes(path)
+        is_same = kept is not None and kept[1] == digest
+        (num_same,) = workers.sum([float(is_same)])
+        if kept is not None and num_same == workers.world_size:  # else only some see the file
+            sizes = kept[0]
+        else:
             told = show_progress(name, len(records)) if show_progress else None
             sizes = measure_rows(
                 records, encoder, bad[name], workers,
                 num_processes=count_data_processes(settings), on_progress=told,
             )  # fmt: skip
+            if is_resumed and kept is not None:
+                _check_same_rows(name, sizes, kept[0])
             workers.wait()
             if workers.is_main:
                 save_sizes(path, sizes, digest)
@@ -154,6 +162,21 @@ def prepare_rows(
         bad_train=bad["train"],
         bad_val=bad["val"],
         pad_token_id=int(start.tokenizer.pad_token_id),
+    )
+
+
+def _check_same_rows(name: str, now: Sizes, before: Sizes) -> None:
+    """Refuse rows of other sizes, since batches and their order follow from them."""
+    if len(now) != len(before):
+        found = f"there are {len(now)} rows now and {len(before)} then"
+    else:
+        differs = (now.tokens != before.tokens) | (now.tiles != before.tiles)
+        if not differs.any():
+            return  # files that were copied, or written again as they were
+        found = f"{int(differs.sum())} of {len(now)} rows have other sizes"
+    raise DataError(
+        f"the data sets ({name}) are not those that the run began with: {found}; put them back, or "
+        "pass resume_only_model true for a new run that begins with these weights"
     )
 
 
