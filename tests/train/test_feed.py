@@ -85,3 +85,14 @@ def test_what_prepares_batches_can_be_sent_to_another_process(monkeypatch):
     copy = pickle.loads(pickle.dumps(sent[0]))
     assert rows_of(copy[0, (1, 3)]) == [1, 3]
     assert torch.equal(copy[0, (1,)].batch.input_ids, sent[0][0, (1,)].batch.input_ids)
+
+
+def test_all_tensors_of_a_batch_are_pinned(monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self + 0)
+    (first, *_), *_ = feed(make_plan(is_packed=True, pack_tokens=12))
+    copy = first.pin_memory()
+    assert len(pinned) == 5  # ids, mask, labels, positions and ends of samples
+    assert copy.failures == first.failures
+    assert torch.equal(copy.batch.input_ids, first.batch.input_ids)
+    assert copy.batch.pixel_values is None
