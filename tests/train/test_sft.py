@@ -385,6 +385,21 @@ def test_a_dummy_tile_reaches_tower_and_projector_and_changes_no_number(
     assert_same_gradients({n: g for n, g in with_tile.items() if n not in reached}, without)
 
 
+def test_parts_run_in_the_same_order_with_and_without_pictures(build_model: ModelBuilder) -> None:
+    model = build_model()
+    order: list[str] = []
+    for name, module in model.named_modules():
+        if not list(module.children()):
+            module.register_forward_pre_hook(lambda *_, name=name: order.append(name))
+    trainee = Trainee(model, keep_dummy_tile=True)
+    orders = []
+    for batch in (batches_of(is_packed=False), collate([make_example(12, 4)], 0)):
+        order.clear()
+        trainee(batch, 1.0)
+        orders.append(list(order))
+    assert orders[0] == orders[1]  # else processes that gather weights wait for each other
+
+
 def test_a_batch_with_pictures_gets_no_dummy_tile(build_model: ModelBuilder) -> None:
     model = build_model()
     sizes: list[int] = []

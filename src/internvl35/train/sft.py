@@ -230,12 +230,16 @@ class Trainee(nn.Module):
         if batch.pixel_values is not None:
             features = self._encode(batch.pixel_values)
             return self.model.embed_inputs(batch.input_ids, features)
-        embeds: Tensor = self.model.get_input_embeddings()(batch.input_ids)
+        embed = self.model.get_input_embeddings()
         if not self.keep_dummy_tile:
+            embeds: Tensor = embed(batch.input_ids)
             return embeds
         height, width = self.model.config.vision_config.image_size
         empty = torch.zeros(1, 3, height, width, device=batch.input_ids.device)
-        return embeds + 0 * self._encode(empty).mean().to(embeds.dtype)
+        # first, as pictures are: processes that gather weights have to do so in the same order
+        nothing = 0 * self._encode(empty).mean()
+        embeds = embed(batch.input_ids)
+        return embeds + nothing.to(embeds.dtype)
 
     def _encode(self, pixel_values: Tensor) -> Tensor:
         """Visual tokens ``(N, V, D)``, without a graph as far as nothing is trained."""
