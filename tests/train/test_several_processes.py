@@ -60,3 +60,17 @@ def test_rows_that_one_process_cannot_use_end_all_of_them_alike(make_settings, r
         assert "1 of 21 rows cannot be used, more than max_bad_share (0.04) allows" in screen
     (line,) = (tmp_path / "run" / "bad_rows.jsonl").read_text().splitlines()
     assert "half.jsonl:1" in line
+
+
+def test_two_processes_have_the_curve_of_one_with_experts_and_their_loss(
+    make_settings, make_mixture, tmp_path
+):
+    changes = COMMON | {
+        "model": str(make_mixture("gpt_oss")), "fsdp": "full_shard", "tuner_type": "full",
+        "packing": True, "router_aux_loss_coef": 0.5, "split_dataset_ratio": 0.0,
+    }  # fmt: skip
+    one, two = tmp_path / "one", tmp_path / "two"
+    finetune(make_settings(one, **changes, gradient_accumulation_steps=4))
+    run = RunProcesses(make_settings(two, **changes), 2, tmp_path)
+    assert run.wait() == [0, 0], run.read_screens()
+    assert read_curve(two) == pytest.approx(read_curve(one), rel=1e-5)
