@@ -122,15 +122,7 @@ class RowOptions:
         )
         folder = hub.find_folder(self.model)
         tokenizer, (config, _) = load_tokenizer(folder), read_config(folder)
-        encoder = Encoder(
-            tokenizer,
-            config.tile_settings,
-            tokens_per_tile=config.tokens_per_tile,
-            template=config.template,
-            max_positions=int(config.text_config.max_position_embeddings),
-            settings=settings,
-        )
-        return encoder, tokenizer
+        return Encoder.for_checkpoint(tokenizer, config, settings), tokenizer
 
 
 class DashedCommand(TyperCommand):

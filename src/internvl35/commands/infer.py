@@ -31,7 +31,6 @@ from internvl35.train.settings import ModelSettings
 
 if TYPE_CHECKING:
     from internvl35.chat import Chat
-    from internvl35.data.encoding import Encoder
     from internvl35.data.mixture import RecordSet
     from internvl35.evals.predictions import Predictor
     from internvl35.evals.result_file import ResultFile
@@ -229,20 +228,6 @@ def load_chat(trained: Trained, settings: InferSettings) -> Chat:
     return Chat(model, load_tokenizer(trained.weights), prompt=prompt, tiles=tiles, images=images)
 
 
-def _make_encoder(chat: Chat, trained: Trained) -> Encoder:
-    from internvl35.data.encoding import Encoder
-
-    config = chat.model.config
-    return Encoder(
-        chat.tokenizer,
-        config.tile_settings,
-        tokens_per_tile=config.tokens_per_tile,
-        template=config.template,
-        max_positions=int(config.text_config.max_position_embeddings),
-        settings=trained.settings.encoding,
-    )
-
-
 def _converse(chat: Chat, trained: Trained, settings: InferSettings) -> None:
     from internvl35.commands.dialogue import Dialogue
     from internvl35.commands.pictures import PictureOptions
@@ -256,11 +241,14 @@ def _converse(chat: Chat, trained: Trained, settings: InferSettings) -> None:
 
 
 def _answer_rows(chat: Chat, records: RecordSet, trained: Trained, settings: InferSettings) -> None:
+    from internvl35.data.encoding import Encoder
     from internvl35.evals.predictions import Predictor
     from internvl35.evals.result_file import ResultFile
 
+    encoding = trained.settings.encoding
     predictor = Predictor(
-        chat, _make_encoder(chat, trained), records, settings.sampling,
+        chat, Encoder.for_checkpoint(chat.tokenizer, chat.model.config, encoding), records,
+        settings.sampling,
         has_logprobs=settings.logprobs,
     )  # fmt: skip
     with closing(ResultFile(choose_result_path(trained, settings))) as result:

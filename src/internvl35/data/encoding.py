@@ -151,6 +151,33 @@ class Encoder:
         self.builder = PromptBuilder(tokenizer, prompt)
         self.media = MediaReader(self.tiles, settings)
 
+    @classmethod
+    def for_checkpoint(
+        cls, tokenizer: Any, config: Any, settings: EncodingSettings | None = None
+    ) -> Encoder:
+        """Make the encoder of a checkpoint, the same for checking, training and answering.
+
+        Args:
+            tokenizer: of the checkpoint.
+            config: its ``InternVLChatConfig``.
+            settings: how records become tokens and tiles.
+
+        Returns:
+            The encoder.
+
+        Raises:
+            ConfigError: if more tokens are allowed than the checkpoint takes.
+            PromptError: if the tokenizer lacks a token of the template.
+        """
+        return cls(
+            tokenizer,
+            config.tile_settings,
+            tokens_per_tile=config.tokens_per_tile,
+            template=config.template,
+            max_positions=int(config.text_config.max_position_embeddings),
+            settings=settings,
+        )
+
     def measure(self, record: Record) -> RowSize:
         """Tell what a record takes, from the headers of its pictures.
 

@@ -126,7 +126,7 @@ def prepare_rows(
         DataError: if too many rows are bad, the rows have changed since the run began, or the
             folder cannot be written to.
     """
-    encoder = make_encoder(start, settings)
+    encoder = Encoder.for_checkpoint(start.tokenizer, start.config, settings.encoding)
     measured, bad = {}, {}
     for name, records in (("train", chosen.train), ("val", chosen.val)):
         bad[name] = BadRows(len(records), settings.dataset.max_bad_share, folder / BAD_ROWS_FILE)
@@ -177,27 +177,6 @@ def _check_same_rows(name: str, now: Sizes, before: Sizes) -> None:
     raise DataError(
         f"the data sets ({name}) are not those that the run began with: {found}; put them back, or "
         "pass resume_only_model true for a new run that begins with these weights"
-    )
-
-
-def make_encoder(start: Start, settings: FinetuneSettings) -> Encoder:
-    """Make what turns rows into examples for a checkpoint.
-
-    Args:
-        start: the checkpoint.
-        settings: of the run.
-
-    Returns:
-        The encoder.
-    """
-    config = start.config
-    return Encoder(
-        start.tokenizer,
-        config.tile_settings,
-        tokens_per_tile=config.tokens_per_tile,
-        template=config.template,
-        max_positions=int(config.text_config.max_position_embeddings),
-        settings=settings.encoding,
     )
 
 
