@@ -1,6 +1,6 @@
 """Tasks that this project draws: pictures, questions, answers, and how to score them.
 
-One file a family, all behind :class:`~internvl35.data.synthetic.scene.Family`. Turning drawings
+One file a family, all behind :class:`~internvl35.data.synthetic.drawing.Family`. Turning drawings
 into tiles and tokens is left to others. The embedded checkpoint learns from them; they have no
 counterpart in the paper.
 """
@@ -8,12 +8,13 @@ counterpart in the paper.
 from __future__ import annotations
 
 import random
-from typing import Literal
+from typing import get_args
 
 from internvl35.data.synthetic.counting import Counting
+from internvl35.data.synthetic.drawing import Chance, Drawing, Family, Split, Turn
 from internvl35.data.synthetic.greeting import Greeting
+from internvl35.data.synthetic.labels import MARK_LABELS, Mark
 from internvl35.data.synthetic.reading import Reading, draw_page
-from internvl35.data.synthetic.scene import MARK_LABELS, Drawing, Family, Mark, Turn
 from internvl35.data.synthetic.shapes import Shapes
 from internvl35.data.synthetic.sheet import contact_sheet
 from internvl35.errors import DataError
@@ -31,31 +32,56 @@ __all__ = [
     "draw_page",
 ]
 
-Split = Literal["train", "validation", "test"]
-
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (Counting(), Shapes(), Reading(), Greeting())
+    family.name: family
+    for family in (
+        Reading(),
+        Counting(),
+        Shapes(),
+        Greeting(),
+    )
 }
 """Every kind of task by name."""
 
 
 def draw(family: str, split: Split, index: int, level: float = 1.0) -> Drawing:
-    """Draw one picture; the same arguments always give the same one.
+    """Draw one task; the same arguments always give the same one.
 
     Args:
         family: key of ``FAMILIES``.
-        split: stream; no two streams share a seed.
+        split: stream; no two streams share a seed, and ``test`` alone uses what is kept for it.
         index: place in the stream, from 0.
-        level: 0 for the easiest pictures to 1 for those of the test.
+        level: 0 for the easiest drawings to 1 for those of the test.
 
     Returns:
-        Picture, questions and marks.
+        Pictures, questions and marks.
 
     Raises:
-        DataError: if the family is unknown or the level is outside 0 to 1.
+        DataError: if the family or the split is unknown or the level is outside 0 to 1.
     """
     if family not in FAMILIES:
         raise DataError(f"family {family!r} is unknown; there are {', '.join(FAMILIES)}")
+    return FAMILIES[family].draw(start_chance(family, split, index, level))
+
+
+def start_chance(name: str, split: Split, index: int, level: float = 1.0) -> Chance:
+    """Begin the drawing at a place of a stream.
+
+    Args:
+        name: of the stream: a family, or ``page``.
+        split: which of the three.
+        index: place in it, from 0.
+        level: 0 for the easiest drawings to 1 for those of the test.
+
+    Returns:
+        The chances, the same for the same arguments.
+
+    Raises:
+        DataError: if the split is unknown or the level is outside 0 to 1.
+    """
+    if split not in get_args(Split):
+        raise DataError(f"split {split!r} is unknown; there are {', '.join(get_args(Split))}")
     if not 0 <= level <= 1:
         raise DataError(f"level is {level}; it must be from 0 to 1")
-    return FAMILIES[family].draw(random.Random(f"{split}/{family}/{index}"), level)
+    rng = random.Random(f"{split}/{name}/{index}")
+    return Chance(rng, level, is_test=split == "test")

@@ -7,24 +7,21 @@ from __future__ import annotations
 
 import random
 
+from internvl35.data.synthetic.drawing import Box, Chance, Drawing, Turn, wordings
+from internvl35.data.synthetic.labels import SHAPES
 from internvl35.data.synthetic.scene import (
     COLOURS,
-    SHAPES,
-    Box,
     Canvas,
-    Drawing,
     Thing,
-    Turn,
     choose_canvas,
     choose_tile_canvas,
     draw_things,
-    is_hard,
     mark_things,
     place_boxes,
 )
 from internvl35.scoring import extract_number
 
-WORDINGS = (
+WORDINGS = wordings(
     "How many {things} are there?",
     "How many {things} can you see?",
     "How many {things} are in the picture?",
@@ -56,20 +53,21 @@ def _make_things(rng: random.Random, boxes: list[Box]) -> list[Thing]:
     return [Thing(rng.choice(colours), rng.choice(shapes), box) for box in boxes]
 
 
-def _place(rng: random.Random, num: int, level: float) -> tuple[Canvas, list[Box]]:
-    canvas = choose_canvas(rng, level)
+def _place(chance: Chance, num: int) -> tuple[Canvas, list[Box]]:
+    canvas = choose_canvas(chance)
     while True:
         for least in _LEAST_SIDES:
             smallest = least * max(canvas.shrink)
             largest = max(smallest, 0.30 * min(canvas.width, canvas.height))
-            boxes = place_boxes(rng, canvas, num, (smallest, largest))
+            boxes = place_boxes(chance.rng, canvas, num, (smallest, largest))
             if boxes is not None:
                 return canvas, boxes
-        canvas = choose_tile_canvas(rng)
+        canvas = choose_tile_canvas(chance.rng)
 
 
-def _ask(rng: random.Random, things: list[Thing], is_zero: bool) -> list[Turn]:
+def _ask(chance: Chance, things: list[Thing], is_zero: bool) -> list[Turn]:
     # A colour is asked for as often as things have it, or nearly every answer would be 1 or 2.
+    rng = chance.rng
     colours = [thing.colour for thing in things]
     shapes = [thing.shape for thing in things]
     if is_zero:
@@ -85,11 +83,10 @@ def _ask(rng: random.Random, things: list[Thing], is_zero: bool) -> list[Turn]:
         asked.append((noun, len(things)))
     if by_both or is_zero:
         asked.append((f"{colour} {shape}s", by_both))
-    wordings = rng.sample(WORDINGS, len(asked))
     rng.shuffle(asked)
     return [
-        Turn(wording.format(things=plural), str(count))
-        for wording, (plural, count) in zip(wordings, asked, strict=True)
+        chance.turn(WORDINGS, str(count), "count", parts={"things": plural})
+        for plural, count in asked
     ]
 
 
@@ -98,20 +95,23 @@ class Counting:
 
     name = "counting"
 
-    def draw(self, rng: random.Random, level: float) -> Drawing:
+    def draw(self, chance: Chance) -> Drawing:
         """Draw shapes that do not overlap; a higher level has more of them."""
-        if is_hard(rng, level):
+        rng = chance.rng
+        if chance.is_hard():
             num = rng.choices(range(1, MAX_THINGS + 1), _NUM_WEIGHTS)[0]
         else:
             num = rng.randint(1, 3)
-        canvas, boxes = _place(rng, num, level)
+        canvas, boxes = _place(chance, num)
         things = _make_things(rng, boxes)
-        turns = _ask(rng, things, is_zero=False)[: rng.randint(1, 3)]
+        turns = _ask(chance, things, is_zero=False)[: rng.randint(1, 3)]
         if rng.random() < 0.06:
-            turns[rng.randrange(len(turns))] = _ask(rng, things, is_zero=True)[0]
-        image = draw_things(rng, canvas, things, level)
-        return Drawing(self.name, image, tuple(turns), mark_things(things))
+            turns[rng.randrange(len(turns))] = _ask(chance, things, is_zero=True)[0]
+        image = draw_things(chance, canvas, things)
+        return Drawing(
+            self.name, (image,), tuple(turns), (mark_things(things),), unseen=chance.unseen
+        )
 
-    def is_right(self, expected: str, answer: str) -> bool:
-        """Whether the answer states the expected number and no other."""
-        return extract_number(answer) == float(expected)
+    def score(self, turn: Turn, answer: str) -> dict[str, float]:
+        """Right if the answer states the expected number and no other."""
+        return {"right": float(extract_number(answer) == float(turn.answer))}

@@ -5,9 +5,7 @@ No counterpart in the paper.
 
 from __future__ import annotations
 
-import random
-
-from internvl35.data.synthetic.scene import Drawing, Turn
+from internvl35.data.synthetic.drawing import Chance, Drawing, Turn
 from internvl35.scoring import exact_match
 
 TOPICS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -48,12 +46,13 @@ class Greeting:
 
     name = "greeting"
 
-    def draw(self, rng: random.Random, level: float) -> Drawing:
-        """Choose one to three topics; ``level`` changes nothing here."""
+    def draw(self, chance: Chance) -> Drawing:
+        """Choose one to three topics; the level changes nothing here."""
+        rng = chance.rng
         topics = rng.sample(TOPICS, rng.choice((1, 1, 1, 2, 2, 3)))
-        turns = tuple(Turn(rng.choice(questions), answer) for answer, questions in topics)
-        return Drawing(self.name, None, turns, ())
+        turns = tuple(Turn(rng.choice(questions), answer, "talk") for answer, questions in topics)
+        return Drawing(self.name, (), turns)
 
-    def is_right(self, expected: str, answer: str) -> bool:
-        """Whether the answer is the fixed one."""
-        return exact_match(expected, answer)
+    def score(self, turn: Turn, answer: str) -> dict[str, float]:
+        """Right if the answer is the fixed one."""
+        return {"right": float(exact_match(turn.answer, answer))}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from internvl35.config import TileSettings
-from internvl35.data.synthetic.scene import MARK_LABELS, Mark
+from internvl35.data.synthetic.labels import MARK_LABELS, Mark
 from internvl35.data.tiles import choose_grid
 
 MIN_SHARE = 0.25

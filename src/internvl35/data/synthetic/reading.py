@@ -7,38 +7,29 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 
-import matplotlib
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
+from internvl35.data.synthetic.drawing import Chance, Drawing, Pool, Turn, wordings
+from internvl35.data.synthetic.fonts import (
+    Colour,
+    cap_share,
+    choose_font,
+    print_line,
+    size_for_caps,
+    text_width,
+)
+from internvl35.data.synthetic.labels import Mark
 from internvl35.data.synthetic.scene import (
-    GLYPHS,
     TILE_SIZE,
     Canvas,
-    Colour,
-    Drawing,
-    Mark,
-    Turn,
     choose_canvas,
     choose_tile_canvas,
-    is_hard,
 )
 from internvl35.data.synthetic.words import WORDS
 from internvl35.scoring import exact_match
 
-FONTS = (
-    "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique",
-    "DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique",
-    "DejaVuSansMono-BoldOblique", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic",
-    "DejaVuSerif-BoldItalic", "STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic",
-    "STIXGeneralBolIta", "cmr10", "cmb10", "cmss10", "cmtt10", "cmti10",
-)  # fmt: skip
-"""Font files that matplotlib brings along, so that every machine draws the same."""
-
-WORDINGS = (
+WORDINGS = wordings(
     "What does it say?",
     "What does the picture say?",
     "What is written here?",
@@ -54,7 +45,7 @@ WORDINGS = (
 )
 """Ways to ask for any text."""
 
-WORD_WORDINGS = (
+WORD_WORDINGS = wordings(
     "Read the word.",
     "Which word is printed?",
     "What word is this?",
@@ -66,7 +57,7 @@ WORD_WORDINGS = (
 )
 """Ways to ask for letters only."""
 
-NUMBER_WORDINGS = (
+NUMBER_WORDINGS = wordings(
     "What number is printed?",
     "Read the number.",
     "Which number is this?",
@@ -78,7 +69,7 @@ NUMBER_WORDINGS = (
 )
 """Ways to ask for digits only."""
 
-FIRST_WORDINGS = (
+FIRST_WORDINGS = wordings(
     "What is the first character?",
     "Which character comes first?",
     "What does it start with?",
@@ -90,7 +81,7 @@ FIRST_WORDINGS = (
 )
 """Ways to ask for the first character."""
 
-LAST_WORDINGS = (
+LAST_WORDINGS = wordings(
     "What is the last character?",
     "Which character comes last?",
     "What does it end with?",
@@ -102,7 +93,7 @@ LAST_WORDINGS = (
 )
 """Ways to ask for the last character."""
 
-LENGTH_WORDINGS = (
+LENGTH_WORDINGS = wordings(
     "How many characters does it have?",
     "How many characters are printed?",
     "How long is the text?",
@@ -129,40 +120,6 @@ _WORDS_BY_LENGTH = {
 _MIXED = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 
 
-@dataclass(frozen=True)
-class _Glyph:
-    mask: Image.Image
-    left: int
-    top: int  # above the base line, negative
-    advance: int
-
-
-@lru_cache(maxsize=2048)
-def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
-    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
-    return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
-
-
-@lru_cache(maxsize=16384)
-def _glyph(name: str, size: int, glyph: str) -> _Glyph:
-    font = _font(name, size)
-    left, top, right, bottom = (round(edge) for edge in font.getbbox(glyph, anchor="ls"))
-    # Pillow counts the advance into the box and may leave ink out of it, so draw with room to spare
-    # and keep what has ink.
-    left, top = left - size, top - size
-    mask = Image.new("L", (right + size - left, bottom + size - top))
-    ImageDraw.Draw(mask).text((-left, -top), glyph, fill=255, font=font, anchor="ls")
-    inked = mask.getbbox()
-    assert inked is not None, f"{name} prints nothing for {glyph}"
-    return _Glyph(mask.crop(inked), left + inked[0], top + inked[1], round(font.getlength(glyph)))
-
-
-@lru_cache(maxsize=64)
-def _cap_share(name: str) -> float:
-    """Height of a capital as a share of the font size."""
-    return -_font(name, 200).getbbox("H", anchor="ls")[1] / 200
-
-
 def _draw_text(rng: random.Random, length: int) -> str:
     kind = rng.random()
     if kind < 0.33:
@@ -179,9 +136,10 @@ def _draw_text(rng: random.Random, length: int) -> str:
     return rng.choice(_WORDS_BY_LENGTH[length])
 
 
-def _choose_text(rng: random.Random, level: float) -> str:
+def _choose_text(chance: Chance) -> str:
+    rng = chance.rng
     length = rng.randint(1, 2)
-    if is_hard(rng, level):
+    if chance.is_hard():
         length = rng.choices(_LENGTHS, _LENGTH_WEIGHTS)[0]
     while True:
         text = _draw_text(rng, length)
@@ -195,9 +153,10 @@ def _brightness(colour: Colour) -> float:
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
-def _choose_inks(rng: random.Random, level: float) -> tuple[Colour, Colour]:
+def _choose_inks(chance: Chance) -> tuple[Colour, Colour]:
     """Colours of print and paper."""
-    if not is_hard(rng, level):
+    rng = chance.rng
+    if not chance.is_hard():
         return (0, 0, 0), (255, 255, 255)
     style = rng.random()
     if style < 0.55:
@@ -214,8 +173,8 @@ def _choose_inks(rng: random.Random, level: float) -> tuple[Colour, Colour]:
 
 def _size_range(text: str, font: str, canvas: Canvas) -> tuple[float, float]:
     """Smallest and largest legible font size; the first exceeds the second if there is none."""
-    cap = _cap_share(font)
-    width = sum(_glyph(font, 100, glyph).advance for glyph in text) / 100
+    cap = cap_share(font)
+    width = text_width(text, font, 100) / 100
     across, down = canvas.shrink
     pixels_per_tile_pixel = canvas.height / (TILE_SIZE * canvas.rows)
     low = max(
@@ -231,22 +190,14 @@ def _size_range(text: str, font: str, canvas: Canvas) -> tuple[float, float]:
     return math.ceil(low + 0.5), math.floor(high)
 
 
-def _paste(image: Image.Image, glyph: _Glyph, left: int, base: int, ink: Colour) -> None:
-    image.paste(ink, (left + glyph.left, base + glyph.top), glyph.mask)
-
-
-def _box(glyph: _Glyph, left: int, base: int) -> tuple[float, float, float, float]:
-    x, y = left + glyph.left, base + glyph.top
-    return (x, y, x + glyph.mask.width, y + glyph.mask.height)
-
-
-def _choose_size(rng: random.Random, text: str, level: float) -> tuple[Canvas, str, int]:
-    font = rng.choice(FONTS) if is_hard(rng, level) else FONTS[0]
-    canvas = choose_canvas(rng, level)
+def _choose_size(chance: Chance, text: str) -> tuple[Canvas, str, int]:
+    rng = chance.rng
+    font = choose_font(chance, text)
+    canvas = choose_canvas(chance)
     while True:
         low, high = _size_range(text, font, canvas)
         if low <= high:
-            if is_hard(rng, level):
+            if chance.is_hard():
                 size = low * (high / low) ** rng.random()
             else:
                 size = rng.uniform(0.4 * low + 0.6 * high, high)
@@ -254,20 +205,22 @@ def _choose_size(rng: random.Random, text: str, level: float) -> tuple[Canvas, s
         canvas = choose_tile_canvas(rng)
 
 
-def _ask(rng: random.Random, text: str) -> tuple[Turn, ...]:
+def _ask(chance: Chance, text: str) -> tuple[Turn, ...]:
     # Reading comes first: it is what evaluation asks, and the others follow from its answer.
-    wordings: tuple[str, ...] = WORDINGS
+    rng = chance.rng
+    kind = "number" if text.isdigit() else "word"
+    asked: Pool[str] = WORDINGS
     if rng.random() < 0.5:
         if text.isdigit():
-            wordings = NUMBER_WORDINGS
+            asked = NUMBER_WORDINGS
         elif text.isalpha() and len(text) > 1:
-            wordings = WORD_WORDINGS
-    turns = [Turn(rng.choice(wordings), text)]
+            asked = WORD_WORDINGS
+    turns = [chance.turn(asked, text, kind)]
     if len(text) > 1 and rng.random() < 0.5:
         extra = [
-            Turn(rng.choice(FIRST_WORDINGS), text[0]),
-            Turn(rng.choice(LAST_WORDINGS), text[-1]),
-            Turn(rng.choice(LENGTH_WORDINGS), str(len(text))),
+            chance.turn(FIRST_WORDINGS, text[0], "first"),
+            chance.turn(LAST_WORDINGS, text[-1], "last"),
+            chance.turn(LENGTH_WORDINGS, str(len(text)), "length"),
         ]
         turns += rng.sample(extra, rng.randint(1, 2))
     return tuple(turns)
@@ -278,61 +231,63 @@ class Reading:
 
     name = "reading"
 
-    def draw(self, rng: random.Random, level: float) -> Drawing:
+    def draw(self, chance: Chance) -> Drawing:
         """Print one text; a higher level has longer, smaller and more colourful ones anywhere."""
-        text = _choose_text(rng, level)
-        canvas, font, size = _choose_size(rng, text, level)
-        ink, paper = _choose_inks(rng, level)
-        glyphs = [_glyph(font, size, glyph) for glyph in text]
-        width = sum(glyph.advance for glyph in glyphs)
-        above = max(-glyph.top for glyph in glyphs)
-        below = max(glyph.top + glyph.mask.height for glyph in glyphs)
-        room_x, room_y = canvas.width - width, canvas.height - above - below
-        if is_hard(rng, level):
+        rng = chance.rng
+        text = _choose_text(chance)
+        canvas, font, size = _choose_size(chance, text)
+        ink, paper = _choose_inks(chance)
+        cap = round(cap_share(font) * size)
+        room_x, room_y = canvas.width - text_width(text, font, size), canvas.height - cap
+        if chance.is_hard():
             left, top = rng.randint(3, max(3, room_x - 3)), rng.randint(2, max(2, room_y - 2))
         else:
             left, top = room_x // 2, room_y // 2
-        base = top + above
         image = Image.new("RGB", (canvas.width, canvas.height), paper)
-        marks: list[Mark] = []
-        for letter, glyph in zip(text, glyphs, strict=True):
-            _paste(image, glyph, left, base, ink)
-            marks.append(Mark(f"glyph:{letter}", _box(glyph, left, base)))
-            left += glyph.advance
-        return Drawing(self.name, image, _ask(rng, text), tuple(marks))
+        marks = print_line(image, text, font, size, (left, top + cap), ink)
+        return Drawing(
+            self.name, (image,), _ask(chance, text), (tuple(marks),), unseen=chance.unseen
+        )
 
-    def is_right(self, expected: str, answer: str) -> bool:
-        """Whether the answer is the text, character by character, capitals included."""
-        return exact_match(expected, answer, is_literal=True)
+    def score(self, turn: Turn, answer: str) -> dict[str, float]:
+        """Right if the answer is the text, character by character, capitals included."""
+        return {"right": float(exact_match(turn.answer, answer, is_literal=True))}
 
 
-def draw_page(rng: random.Random, level: float) -> Drawing:
+def draw_page(chance: Chance) -> Drawing:
     """Fill one tile with lines of random characters, one mark each and no questions.
 
     Args:
-        rng: source of chance.
-        level: 0 for black on white in one font to 1 for colours and all fonts.
+        chance: an easy page is black on white in one font.
 
     Returns:
         A drawing of the size of a tile whose family is ``"page"``.
     """
-    font = rng.choice(FONTS) if is_hard(rng, level) else FONTS[0]
-    cap_height = rng.uniform(11, 26) if is_hard(rng, level) else rng.uniform(12, 18)
-    size = round(cap_height / _cap_share(font))
-    ink, paper = _choose_inks(rng, level)
+    rng = chance.rng
+    font = choose_font(chance, "")
+    cap_height = rng.uniform(8, 30) if chance.is_hard() else rng.uniform(13, 20)
+    size = size_for_caps(font, cap_height)
+    ink, paper = _choose_inks(chance)
     image = Image.new("RGB", (TILE_SIZE, TILE_SIZE), paper)
     marks: list[Mark] = []
     base = round(cap_height) + rng.randint(3, 9)  # round letters rise above the others
     while base + 0.36 * cap_height < TILE_SIZE:  # room for the longest tail, that of a Q
-        left = rng.randint(1, 8)
+        line = ""
+        room = TILE_SIZE - 10 - rng.randint(0, 20)
         while True:
-            letter = rng.choice(GLYPHS)
-            glyph = _glyph(font, size, letter)
-            left = max(left, -glyph.left)
-            if left + max(glyph.advance, glyph.left + glyph.mask.width) > TILE_SIZE - 1:
+            letter = " " if line and rng.random() < 0.12 else rng.choice(_PAGE_GLYPHS)
+            if text_width(line + letter, font, size) > room:
                 break
-            _paste(image, glyph, left, base, ink)
-            marks.append(Mark(f"glyph:{letter}", _box(glyph, left, base)))
-            left += glyph.advance + (rng.randint(3, 12) if rng.random() < 0.15 else 0)
-        base += round(cap_height) + rng.randint(3, 9)
-    return Drawing("page", image, (), tuple(marks))
+            line += letter
+        left = rng.randint(2, 8)
+        marks += print_line(image, line, font, size, (left, base), ink)
+        base += round(1.3 * cap_height) + rng.randint(3, 9)
+    return Drawing("page", (image,), (), (tuple(marks),), unseen=chance.unseen)
+
+
+_PAGE_GLYPHS = (
+    "0123456789" * 3
+    + "ABCDEFGHIJKLMNOPQRSTUVWXYZ" * 2
+    + "abcdefghijklmnopqrstuvwxyz" * 2
+    + ".,:;!?'()[]+-*/=%&#@"
+)

@@ -1,7 +1,6 @@
-"""What drawn tasks share: the words they are described in, picture sizes, colours and shapes.
+"""What drawn pictures share: sizes, colours, shapes, and places that do not overlap.
 
-Questions and answers are left to the families. The embedded checkpoint learns from these pictures;
-they have no counterpart in the paper.
+Questions and answers are left to the families. No counterpart in the paper.
 """
 
 from __future__ import annotations
@@ -10,15 +9,12 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from PIL import Image, ImageDraw
 
-Colour = tuple[int, int, int]
-Box = tuple[float, float, float, float]
-
-GLYPHS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-"""Characters that are printed."""
+from internvl35.data.synthetic.drawing import Box, Chance
+from internvl35.data.synthetic.fonts import Colour
+from internvl35.data.synthetic.labels import Mark
 
 COLOURS: dict[str, Colour] = {
     "red": (214, 38, 38),
@@ -31,70 +27,8 @@ COLOURS: dict[str, Colour] = {
 }
 """Colours that have a name here, each with the middle of the range that is drawn."""
 
-SHAPES = ("circle", "square", "triangle", "star", "diamond")
-"""Shapes that have a name here."""
-
-MARK_LABELS: tuple[str, ...] = (
-    *(f"glyph:{glyph}" for glyph in GLYPHS),
-    *(f"colour:{colour}" for colour in COLOURS),
-    *(f"shape:{shape}" for shape in SHAPES),
-)
-"""Every label a mark can carry; the order is fixed, as trained heads depend on it."""
-
-TILE_SIZE = 112
+TILE_SIZE = 192
 """Side in pixels of the tile that pictures are made to stay legible in."""
-
-
-@dataclass(frozen=True)
-class Mark:
-    """What stands where in a picture, for dense auxiliary labels."""
-
-    label: str
-    """One of ``MARK_LABELS``."""
-    box: Box
-    """Left, top, right, bottom in pixels of the picture; right and bottom are exclusive."""
-
-
-@dataclass(frozen=True)
-class Turn:
-    """A question and its answer."""
-
-    question: str
-    """What is asked, without any mark for the picture."""
-    answer: str
-    """The right answer, as a model should write it."""
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A picture with what is asked about it."""
-
-    family: str
-    """Name of the family that drew it."""
-    image: Image.Image | None
-    """RGB picture; None for pure text."""
-    turns: tuple[Turn, ...]
-    """One to three questions; evaluation asks the first."""
-    marks: tuple[Mark, ...]
-    """What stands where; an object has one mark for its colour and one for its shape."""
-
-
-class Family(Protocol):
-    """A kind of task: draws a picture, asks about it, and scores an answer."""
-
-    name: str
-    """Key of the family in ``FAMILIES``."""
-
-    def draw(self, rng: random.Random, level: float) -> Drawing:
-        """Draw one picture and its questions.
-
-        Args:
-            rng: the only source of chance.
-            level: 0 for the easiest pictures to 1 for those of the test.
-        """
-
-    def is_right(self, expected: str, answer: str) -> bool:
-        """Whether an answer counts as the expected one."""
 
 
 @dataclass(frozen=True)
@@ -128,60 +62,59 @@ class Thing:
     """Square that the shape is drawn in."""
 
 
+ONE_TILE_SHARE = 0.85
+"""How many hard pictures fill one tile; larger ones cost a multiple to learn from."""
+
 _GRIDS = ((2, 1), (3, 1), (4, 1), (1, 2), (2, 2))
 _GRID_WEIGHTS = (9, 6, 4, 9, 12)
 
 
-def is_hard(rng: random.Random, level: float) -> bool:
-    """Whether one aspect of a picture comes from the test distribution; always so at level 1."""
-    return rng.random() < level
-
-
-def choose_canvas(rng: random.Random, level: float) -> Canvas:
+def choose_canvas(chance: Chance) -> Canvas:
     """Choose the size of a picture: six in ten fill one tile, the others several.
 
     Args:
-        rng: source of chance.
-        level: 0 gives pictures of exactly one tile, 1 the full mix.
+        chance: an easy drawing is exactly one tile.
 
     Returns:
-        Single pictures of 96 to 150 pixels a side, large squares of 160 to 260, and long pictures
+        Single pictures of 150 to 260 pixels a side, large squares of 280 to 440, and long pictures
         whose sides are in a ratio near 2, 3 or 4.
     """
-    if not is_hard(rng, level):
+    rng = chance.rng
+    if not chance.is_hard():
         return Canvas(TILE_SIZE, TILE_SIZE)
-    if rng.random() < 0.6:
+    if rng.random() < ONE_TILE_SHARE:
         return choose_tile_canvas(rng)
     columns, rows = rng.choices(_GRIDS, _GRID_WEIGHTS)[0]
     if columns == rows:
-        width = rng.randint(160, 260)
-        height = min(260, max(160, round(width * rng.uniform(0.88, 1.13))))
+        width = rng.randint(280, 440)
+        height = min(440, max(280, round(width * rng.uniform(0.88, 1.13))))
         return Canvas(width, height, columns, rows)
-    side = rng.randint(88, 124)
+    side = rng.randint(150, 210)
     stretch = rng.uniform(0.92, 1.08)
     return Canvas(round(columns * side * stretch), round(rows * side), columns, rows)
 
 
 def choose_tile_canvas(rng: random.Random) -> Canvas:
     """Choose the size of a picture that is near enough to a small square to fill one tile."""
-    width = rng.randint(96, 150)
-    return Canvas(width, min(150, max(96, round(width * rng.uniform(0.82, 1.22)))))
+    width = rng.randint(150, 260)
+    return Canvas(width, min(260, max(150, round(width * rng.uniform(0.82, 1.22)))))
 
 
-def choose_background(rng: random.Random, level: float) -> Colour:
+def choose_background(chance: Chance) -> Colour:
     """A plain background that no named colour is lost on: light or dark, hardly coloured."""
-    if not is_hard(rng, level):
+    rng = chance.rng
+    if not chance.is_hard():
         return (255, 255, 255)
     grey = rng.randint(226, 255) if rng.random() < 0.6 else rng.randint(0, 40)
     red, green, blue = (min(255, max(0, grey + rng.randint(-8, 8))) for _ in range(3))
     return red, green, blue
 
 
-def vary_colour(rng: random.Random, name: str, level: float) -> Colour:
+def vary_colour(chance: Chance, name: str) -> Colour:
     """A colour that still deserves its name."""
-    spread = round(14 * level)
+    spread = round(14 * chance.level)
     red, green, blue = (
-        min(255, max(0, part + rng.randint(-spread, spread))) for part in COLOURS[name]
+        min(255, max(0, part + chance.rng.randint(-spread, spread))) for part in COLOURS[name]
     )
     return red, green, blue
 
@@ -226,35 +159,47 @@ _STAR = tuple(
     (math.sin(math.pi * step / 5) * radius, -math.cos(math.pi * step / 5) * radius)
     for step, radius in enumerate((1.0, 0.42) * 5)
 )
+_CROSS = (
+    (-0.32, -0.95), (0.32, -0.95), (0.32, -0.32), (0.95, -0.32), (0.95, 0.32), (0.32, 0.32),
+    (0.32, 0.95), (-0.32, 0.95), (-0.32, 0.32), (-0.95, 0.32), (-0.95, -0.32), (-0.32, -0.32),
+)  # fmt: skip
+_HEART = tuple(
+    (
+        math.sin(2 * math.pi * step / 40) ** 3,
+        -(13 * math.cos(angle) - 5 * math.cos(2 * angle) - 2 * math.cos(3 * angle)) / 16,
+    )
+    for step in range(40)
+    for angle in (2 * math.pi * step / 40,)
+)
 _OUTLINES: dict[str, tuple[tuple[float, float], ...]] = {
     "square": ((-0.84, -0.84), (0.84, -0.84), (0.84, 0.84), (-0.84, 0.84)),
     "triangle": ((0.0, -0.92), (1.0, 0.86), (-1.0, 0.86)),
     "diamond": ((0.0, -1.0), (0.8, 0.0), (0.0, 1.0), (-0.8, 0.0)),
     "star": _STAR,
+    "rectangle": ((-1.0, -0.55), (1.0, -0.55), (1.0, 0.55), (-1.0, 0.55)),
+    "cross": _CROSS,
+    "heart": _HEART,
 }
 _SCALE = 2
 
 
-def draw_things(
-    rng: random.Random, canvas: Canvas, things: Sequence[Thing], level: float
-) -> Image.Image:
+def draw_things(chance: Chance, canvas: Canvas, things: Sequence[Thing]) -> Image.Image:
     """Draw coloured shapes on a plain background.
 
     Args:
-        rng: source of chance for background and shades.
+        chance: of background and shades; an easy drawing has plain colours on white.
         canvas: size of the picture.
         things: what to draw where.
-        level: 0 for plain colours on white to 1 for the full range.
 
     Returns:
         RGB picture of the canvas' size, edges smoothed.
     """
     size = (canvas.width * _SCALE, canvas.height * _SCALE)
-    image = Image.new("RGB", size, choose_background(rng, level))
+    image = Image.new("RGB", size, choose_background(chance))
     pen = ImageDraw.Draw(image)
     for thing in things:
         left, top, right, bottom = (_SCALE * edge for edge in thing.box)
-        fill = vary_colour(rng, thing.colour, level)
+        fill = vary_colour(chance, thing.colour)
         if thing.shape == "circle":
             pen.ellipse((left, top, right - 1, bottom - 1), fill=fill)
             continue

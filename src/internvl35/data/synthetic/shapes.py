@@ -5,25 +5,20 @@ Drawing the shapes is left to :mod:`internvl35.data.synthetic.scene`. No counter
 
 from __future__ import annotations
 
-import random
-
+from internvl35.data.synthetic.drawing import Box, Chance, Drawing, Turn, wordings
+from internvl35.data.synthetic.labels import SHAPES
 from internvl35.data.synthetic.scene import (
     COLOURS,
-    SHAPES,
-    Box,
-    Drawing,
     Thing,
-    Turn,
     choose_canvas,
     choose_tile_canvas,
     draw_things,
-    is_hard,
     mark_things,
     place_boxes,
 )
 from internvl35.scoring import exact_match
 
-COLOUR_WORDINGS = (
+COLOUR_WORDINGS = wordings(
     "What colour is the {name}?",
     "What color is the {name}?",
     "Which colour does the {name} have?",
@@ -37,7 +32,7 @@ COLOUR_WORDINGS = (
 )
 """Ways to ask for a colour; ``{name}`` is a shape, or any word for the only object."""
 
-SHAPE_WORDINGS = (
+SHAPE_WORDINGS = wordings(
     "What shape is the {name}?",
     "Which shape does the {name} have?",
     "Name the shape of the {name}.",
@@ -50,7 +45,7 @@ SHAPE_WORDINGS = (
 )
 """Ways to ask for a shape; ``{name}`` is "red thing" or the like."""
 
-WHOLE_WORDINGS = (
+WHOLE_WORDINGS = wordings(
     "What is in the picture?",
     "What is in this image?",
     "What do you see?",
@@ -71,7 +66,8 @@ def _with_article(colour: str, shape: str) -> str:
     return f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {shape}"
 
 
-def _ask(rng: random.Random, things: list[Thing]) -> list[Turn]:
+def _ask(chance: Chance, things: list[Thing]) -> list[Turn]:
+    rng = chance.rng
     turns: list[Turn] = []
     for thing in things:
         noun = rng.choice(_NOUNS)
@@ -79,11 +75,15 @@ def _ask(rng: random.Random, things: list[Thing]) -> list[Turn]:
         known_shape = noun if is_only else thing.shape
         # "What shape is the red shape?" would be odd.
         known_colour = noun if is_only else f"{thing.colour} {rng.choice(('thing', 'object'))}"
-        turns.append(Turn(rng.choice(COLOUR_WORDINGS).format(name=known_shape), thing.colour))
-        turns.append(Turn(rng.choice(SHAPE_WORDINGS).format(name=known_colour), thing.shape))
+        turns.append(
+            chance.turn(COLOUR_WORDINGS, thing.colour, "colour", parts={"name": known_shape})
+        )
+        turns.append(
+            chance.turn(SHAPE_WORDINGS, thing.shape, "shape", parts={"name": known_colour})
+        )
     if len(things) == 1:
         answer = _with_article(things[0].colour, things[0].shape)
-        turns.append(Turn(rng.choice(WHOLE_WORDINGS), answer))
+        turns.append(chance.turn(WHOLE_WORDINGS, answer, "both"))
     rng.shuffle(turns)
     return turns
 
@@ -93,23 +93,26 @@ class Shapes:
 
     name = "shapes"
 
-    def draw(self, rng: random.Random, level: float) -> Drawing:
+    def draw(self, chance: Chance) -> Drawing:
         """Draw the objects; a higher level has more and smaller ones."""
-        num = rng.choice((1, 1, 2, 3)) if is_hard(rng, level) else 1
-        canvas = choose_canvas(rng, level)
+        rng = chance.rng
+        num = rng.choice((1, 1, 2, 3)) if chance.is_hard() else 1
+        canvas = choose_canvas(chance)
         boxes: list[Box] | None = None
         while boxes is None:
-            smallest = (15 if is_hard(rng, level) else 36) * max(canvas.shrink)
+            smallest = (15 if chance.is_hard() else 36) * max(canvas.shrink)
             largest = max(smallest, 0.6 * min(canvas.width, canvas.height))
             boxes = place_boxes(rng, canvas, num, (smallest, largest))
             if boxes is None:
                 canvas = choose_tile_canvas(rng)
         colours, shapes = rng.sample(list(COLOURS), num), rng.sample(SHAPES, num)
         things = [Thing(*parts) for parts in zip(colours, shapes, boxes, strict=True)]
-        turns = _ask(rng, things)[: rng.randint(1, 3)]
-        image = draw_things(rng, canvas, things, level)
-        return Drawing(self.name, image, tuple(turns), mark_things(things))
+        turns = _ask(chance, things)[: rng.randint(1, 3)]
+        image = draw_things(chance, canvas, things)
+        return Drawing(
+            self.name, (image,), tuple(turns), (mark_things(things),), unseen=chance.unseen
+        )
 
-    def is_right(self, expected: str, answer: str) -> bool:
-        """Whether the answer is the expected name; case and articles do not count."""
-        return exact_match(expected, answer)
+    def score(self, turn: Turn, answer: str) -> dict[str, float]:
+        """Right if the answer is the expected name; case and articles do not count."""
+        return {"right": float(exact_match(turn.answer, answer))}

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from internvl35.data.synthetic.scene import TILE_SIZE, Drawing
+from internvl35.data.synthetic.drawing import Drawing
+from internvl35.data.synthetic.scene import TILE_SIZE
 
 _GROUND, _INK = (200, 200, 205), (20, 20, 20)
 
@@ -50,15 +51,8 @@ def contact_sheet(
     pen = ImageDraw.Draw(sheet)
     for place, drawing in enumerate(drawings):
         left, top = gap + place % columns * step_x, gap + place // columns * step_y
-        if drawing.image is not None:
-            image = drawing.image.copy()
-            if with_boxes:
-                frames = ImageDraw.Draw(image)
-                for mark in drawing.marks:
-                    x0, y0, x1, y1 = mark.box
-                    frames.rectangle((x0, y0, x1 - 1, y1 - 1), outline=(255, 0, 255))
-            if is_thumbnail:
-                image = image.resize((TILE_SIZE, TILE_SIZE), Image.Resampling.BICUBIC)
+        if drawing.images:
+            image = _side_by_side(drawing, is_thumbnail=is_thumbnail, with_boxes=with_boxes)
             image.thumbnail((cell, cell))
             sheet.paste(image, (left, top))
         if drawing.turns:
@@ -66,3 +60,25 @@ def contact_sheet(
             pen.text((left, top + cell), _shorten(turn.question, cell, font), _INK, font)
             pen.text((left, top + cell + line), _shorten(turn.answer, cell, font), _INK, font)
     return sheet
+
+
+def _side_by_side(drawing: Drawing, *, is_thumbnail: bool, with_boxes: bool) -> Image.Image:
+    images = [image.copy() for image in drawing.images]
+    if with_boxes:
+        for image, marks in zip(images, drawing.marks, strict=False):
+            frames = ImageDraw.Draw(image)
+            for mark in marks:
+                x0, y0, x1, y1 = mark.box
+                frames.rectangle((x0, y0, x1 - 1, y1 - 1), outline=(255, 0, 255))
+    if is_thumbnail:
+        images = [
+            image.resize((TILE_SIZE, TILE_SIZE), Image.Resampling.BICUBIC) for image in images
+        ]
+    gap = 4
+    width = sum(image.width + gap for image in images) - gap
+    row = Image.new("RGB", (width, max(image.height for image in images)), _GROUND)
+    left = 0
+    for image in images:
+        row.paste(image, (left, 0))
+        left += image.width + gap
+    return row
