@@ -13,6 +13,8 @@ from internvl35.chat import Chat
 from internvl35.config import TileSettings
 from internvl35.data.prompt import PromptSettings
 from internvl35.errors import CheckpointError, ConfigError, MediaError, PromptError
+from internvl35.evals.predictions import score_tokens
+from internvl35.generate.runner import generate, generation_options
 
 SHORT = SamplingSettings(max_tokens=10)
 
@@ -72,6 +74,30 @@ def test_the_same_question_gets_the_same_answer_alone_streamed_and_in_a_batch(ch
         assert "".join(piece.text for piece in stream) == alone.text
         assert stream.reply is not None
         assert stream.reply.text == alone.text
+
+
+def test_replies_of_a_batch_say_how_likely_their_tokens_were(chat, wide, square):
+    questions = [Question("What is it?", [wide]), Question("Hello"), Question("Who?", [square])]
+    plain = chat.ask_batch(questions, SHORT)
+    assert {reply.logprobs for reply in plain} == {None}
+    for question, reply, before in zip(
+        questions, chat.ask_batch(questions, SHORT, has_logprobs=True), plain, strict=True
+    ):
+        assert reply.text == before.text
+        assert len(reply.logprobs) == reply.num_new_tokens
+        _, request = chat._prepare(question)
+        (ids,) = generate(chat.model, [request], generation_options(SHORT), chat.rules)
+        # one pass over prompt and answer gives the same numbers, without padding or a cache
+        assert reply.logprobs == pytest.approx(score_tokens(chat, request, ids), abs=1e-4)
+
+
+def test_temperature_does_not_change_how_likely_a_token_is(chat):
+    sampling = SamplingSettings(max_tokens=6, temperature=50.0, top_k=1)
+    (warm,) = chat.ask_batch([Question("Hello")], sampling, has_logprobs=True)
+    (greedy,) = chat.ask_batch(
+        [Question("Hello")], SamplingSettings(max_tokens=6), has_logprobs=True
+    )
+    assert warm.logprobs == pytest.approx(greedy.logprobs)
 
 
 def test_an_empty_batch_has_no_replies(chat):

@@ -28,7 +28,13 @@ from internvl35.data.tokenizer import load_tokenizer
 from internvl35.data.video import read_frames
 from internvl35.errors import PromptError
 from internvl35.generate.rules import check_tokens, stop_rules
-from internvl35.generate.runner import Request, generate, generation_options, stream
+from internvl35.generate.runner import (
+    Request,
+    generate,
+    generate_scored,
+    generation_options,
+    stream,
+)
 from internvl35.generate.sampling import SamplingSettings
 from internvl35.model.composite import VisionLanguageModel
 from internvl35.model.hub import resolve_checkpoint, take_hub_options
@@ -145,7 +151,11 @@ class Chat:
         return ReplyStream(self, asked, request, sampling, started)
 
     def ask_batch(
-        self, questions: Sequence[Question], sampling: SamplingSettings = DEFAULT_SAMPLING
+        self,
+        questions: Sequence[Question],
+        sampling: SamplingSettings = DEFAULT_SAMPLING,
+        *,
+        has_logprobs: bool = False,
     ) -> list[Reply]:
         """Answer several questions at once; each gets the answer it would get alone.
 
@@ -153,6 +163,7 @@ class Chat:
             questions: at least one.
             sampling: how the answers are chosen; with a temperature, the draws of one question
                 depend on its place in the batch.
+            has_logprobs: whether replies say how likely their tokens were.
 
         Returns:
             A reply a question, in order.
@@ -165,15 +176,29 @@ class Chat:
             return []
         started = time.perf_counter()
         prepared = [self._prepare(question) for question in questions]
+        requests = [request for _, request in prepared]
         options = generation_options(sampling)
-        answers = generate(
-            self.model, [request for _, request in prepared], options, self.rules,
-            seed=sampling.seed, tokenizer=self.tokenizer,
-        )  # fmt: skip
+        values: list[tuple[float, ...] | None] = [None] * len(requests)
+        if has_logprobs:
+            scored = generate_scored(
+                self.model, requests, options, self.rules,
+                seed=sampling.seed, tokenizer=self.tokenizer,
+            )  # fmt: skip
+            answers = [[token_id for token_id, _ in tokens] for tokens in scored]
+            values = [tuple(value for _, value in tokens) for tokens in scored]
+        else:
+            answers = generate(
+                self.model, requests, options, self.rules,
+                seed=sampling.seed, tokenizer=self.tokenizer,
+            )  # fmt: skip
         seconds = time.perf_counter() - started
-        return [
+        replies = [
             self._reply(asked, request, token_ids, sampling, seconds, None)
             for (asked, request), token_ids in zip(prepared, answers, strict=True)
+        ]
+        return [
+            replace(reply, logprobs=logprobs)
+            for reply, logprobs in zip(replies, values, strict=True)
         ]
 
     def _prepare(self, question: Question) -> tuple[Conversation, Request]:

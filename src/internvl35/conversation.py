@@ -76,6 +76,9 @@ class Reply:
     """From the question to the first token; None in a batch."""
     conversation: Conversation
     """What to pass on to ask a further question."""
+    logprobs: tuple[float, ...] | None = None
+    """Natural log-probability of each of the ``num_new_tokens`` tokens, before temperature and
+    penalties; None unless they were asked for."""
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,68 @@ def generate(
     Returns:
         New token ids of each request, end token included, padding not.
     """
+    inputs, config = _prepare(model, requests, options, rules)
+    if on_token is not None:
+        inputs["streamer"] = _TokenStreamer(on_token)
+    if is_cancelled is not None:
+        inputs["stopping_criteria"] = StoppingCriteriaList([_Cancelled(is_cancelled)])
+    if "stop_strings" in options:
+        inputs["tokenizer"] = tokenizer
+    with torch.inference_mode(), _seeded(seed, model.input_device):
+        output = model.generate(**inputs, generation_config=config)
+    start = inputs["input_ids"].shape[1]
+    return [_until_end(row, rules) for row in output[:, start:].tolist()]
+
+
+def generate_scored(
+    model: VisionLanguageModel,
+    requests: Sequence[Request],
+    options: dict[str, Any],
+    rules: StopRules,
+    *,
+    seed: int | None = None,
+    tokenizer: Any = None,
+) -> list[list[tuple[int, float]]]:
+    """Answer several prompts at once and tell how likely every token was.
+
+    Args:
+        model: in eval mode.
+        requests: at least one; each is answered as if it were alone.
+        options: fields of transformers' ``GenerationConfig``.
+        rules: end tokens, banned tokens, padding.
+        seed: seed of the sampling; the global generator is put back afterwards.
+        tokenizer: needed if the options name ``stop_strings``.
+
+    Returns:
+        New token ids of each request as of :func:`generate`, each with the natural logarithm of
+        its probability before temperature, penalties and bans. The logits of all steps are held at
+        once: four bytes times vocabulary, requests and longest answer.
+    """
+    scored = {**options, "return_dict_in_generate": True, "output_logits": True}
+    inputs, config = _prepare(model, requests, scored, rules)
+    if "stop_strings" in options:
+        inputs["tokenizer"] = tokenizer
+    with torch.inference_mode(), _seeded(seed, model.input_device):
+        output = model.generate(**inputs, generation_config=config)
+        token_ids = output.sequences[:, inputs["input_ids"].shape[1] :]  # (B, T)
+        steps = [
+            logits.float().log_softmax(-1).gather(1, token_ids[:, place, None].to(logits.device))
+            for place, logits in enumerate(output.logits)
+        ]
+    logprobs = torch.cat(steps, dim=1).tolist()
+    return [
+        list(zip(kept := _until_end(row, rules), values[: len(kept)], strict=True))
+        for row, values in zip(token_ids.tolist(), logprobs, strict=True)
+    ]
+
+
+def _prepare(
+    model: VisionLanguageModel,
+    requests: Sequence[Request],
+    options: dict[str, Any],
+    rules: StopRules,
+) -> tuple[dict[str, Any], GenerationConfig]:
+    """Pad prompts on the left and join their tiles."""
     longest = max(len(request.prompt) for request in requests)
     device = model.input_device
     input_ids = torch.full((len(requests), longest), rules.pad_token_id)
@@ -112,15 +174,7 @@ def generate(
     inputs: dict[str, Any] = {"input_ids": input_ids.to(device), "attention_mask": mask.to(device)}
     if tiles:
         inputs["pixel_values"] = torch.cat(tiles)
-    if on_token is not None:
-        inputs["streamer"] = _TokenStreamer(on_token)
-    if is_cancelled is not None:
-        inputs["stopping_criteria"] = StoppingCriteriaList([_Cancelled(is_cancelled)])
-    if "stop_strings" in options:
-        inputs["tokenizer"] = tokenizer
-    with torch.inference_mode(), _seeded(seed, device):
-        output = model.generate(**inputs, generation_config=config)
-    return [_until_end(row, rules) for row in output[:, longest:].tolist()]
+    return inputs, config
 
 
 def stream(
