@@ -1,24 +1,21 @@
 """Counting coloured shapes: all of them, those of a colour, of a shape, or of both.
 
-Drawing the shapes is left to :mod:`internvl35.data.synthetic.scene`. No counterpart in the paper.
+Drawing the shapes is left to :mod:`internvl35.data.synthetic.things`. No counterpart in the paper.
 """
 
 from __future__ import annotations
 
-import random
-
 from internvl35.data.synthetic.drawing import Box, Chance, Drawing, Turn, wordings
 from internvl35.data.synthetic.labels import SHAPES
 from internvl35.data.synthetic.scene import (
-    COLOURS,
     Canvas,
-    Thing,
+    choose_background,
     choose_canvas,
     choose_tile_canvas,
-    draw_things,
-    mark_things,
+    colours_on,
     place_boxes,
 )
+from internvl35.data.synthetic.things import Thing, draw_things, mark_things, plural
 from internvl35.scoring import extract_number
 
 WORDINGS = wordings(
@@ -38,19 +35,27 @@ WORDINGS = wordings(
 )
 """Ways to ask for a number; ``{things}`` is a plural."""
 
-MAX_THINGS = 5
+MAX_THINGS = 9
 """Most shapes in a picture."""
 
-_NUM_WEIGHTS = (8, 12, 20, 28, 32)  # of 1 to MAX_THINGS shapes; also makes small subsets rarer
-_LEAST_SIDES = (16, 13, 10)  # pixels of a thumbnail; the last for many shapes in a long picture
+MAX_TURNS = 5
+"""Most questions about a picture."""
+
+ZERO_SHARE = 0.05
+"""How many questions ask for what is not there."""
+
+_NUM_WEIGHTS = (8, 12, 15, 17, 17, 15, 10, 8, 6)  # of 1 to MAX_THINGS shapes
+_LEAST_SIDES = (26, 21, 17)  # pixels of a thumbnail; the last for many shapes in a long picture
 _NOUNS = ("shapes", "shapes", "objects", "things")
 
 
-def _make_things(rng: random.Random, boxes: list[Box]) -> list[Thing]:
+def _make_things(chance: Chance, boxes: list[Box], known: list[str]) -> list[Thing]:
     # Few colours and shapes a picture, or the number of red circles would nearly always be 0 or 1.
-    colours = rng.sample(list(COLOURS), rng.choice((1, 2, 2, 3, 3)))
+    rng = chance.rng
+    colours = rng.sample(known, rng.choice((1, 2, 2, 3, 3)))
     shapes = rng.sample(SHAPES, rng.choice((1, 2, 2, 3)))
-    return [Thing(rng.choice(colours), rng.choice(shapes), box) for box in boxes]
+    is_filled = not chance.is_hard() or rng.random() < 0.85
+    return [Thing(rng.choice(colours), rng.choice(shapes), box, is_filled) for box in boxes]
 
 
 def _place(chance: Chance, num: int) -> tuple[Canvas, list[Box]]:
@@ -58,40 +63,51 @@ def _place(chance: Chance, num: int) -> tuple[Canvas, list[Box]]:
     while True:
         for least in _LEAST_SIDES:
             smallest = least * max(canvas.shrink)
-            largest = max(smallest, 0.30 * min(canvas.width, canvas.height))
+            share = 0.30 if num <= 5 else 0.24
+            largest = max(smallest, share * min(canvas.width, canvas.height))
             boxes = place_boxes(chance.rng, canvas, num, (smallest, largest))
             if boxes is not None:
                 return canvas, boxes
         canvas = choose_tile_canvas(chance.rng)
 
 
-def _ask(chance: Chance, things: list[Thing], is_zero: bool) -> list[Turn]:
+def _ask(chance: Chance, things: list[Thing]) -> list[Turn]:
     # A colour is asked for as often as things have it, or nearly every answer would be 1 or 2.
     rng = chance.rng
-    colours = [thing.colour for thing in things]
-    shapes = [thing.shape for thing in things]
-    if is_zero:
-        colours = [colour for colour in COLOURS if colour not in colours]
-        shapes = [shape for shape in SHAPES if shape not in shapes]
     noun = rng.choice(_NOUNS)
-    colour, shape = rng.choice(colours), rng.choice(shapes)
-    by_colour = sum(thing.colour == colour for thing in things)
-    by_shape = sum(thing.shape == shape for thing in things)
-    by_both = sum(thing.colour == colour and thing.shape == shape for thing in things)
-    asked = [(f"{colour} {noun}", by_colour), (f"{shape}s", by_shape)]
-    if not is_zero:
-        asked.append((noun, len(things)))
-    if by_both or is_zero:
-        asked.append((f"{colour} {shape}s", by_both))
-    rng.shuffle(asked)
-    return [
-        chance.turn(WORDINGS, str(count), "count", parts={"things": plural})
-        for plural, count in asked
-    ]
+    asked = {noun: len(things)}
+    for thing in rng.sample(things, min(2, len(things))):
+        same_colour = [other.shape for other in things if other.colour == thing.colour]
+        same_shape = sum(other.shape == thing.shape for other in things)
+        asked[f"{thing.colour} {noun}"] = len(same_colour)
+        asked[plural(thing.shape)] = same_shape
+        asked[f"{thing.colour} {plural(thing.shape)}"] = same_colour.count(thing.shape)
+    turns = [_turn(chance, *item) for item in asked.items()]
+    return rng.sample(turns, min(len(turns), MAX_TURNS))
+
+
+def _ask_for_none(chance: Chance, things: list[Thing], known: list[str]) -> Turn:
+    rng = chance.rng
+    colours = sorted({thing.colour for thing in things})
+    shapes = sorted({thing.shape for thing in things})
+    pairs = {(thing.colour, thing.shape) for thing in things}
+    apart = [(one, two) for one in colours for two in shapes if (one, two) not in pairs]
+    colour = rng.choice([name for name in known if name not in colours])
+    shape = rng.choice([name for name in SHAPES if name not in shapes])
+    if apart and rng.random() < 0.5:
+        colour, shape = rng.choice(apart)
+        return _turn(chance, f"{colour} {plural(shape)}", 0)
+    noun = rng.choice(_NOUNS)
+    whole = f"{colour} {plural(shape)}"
+    return _turn(chance, rng.choice((f"{colour} {noun}", plural(shape), whole)), 0)
+
+
+def _turn(chance: Chance, things: str, count: int) -> Turn:
+    return chance.turn(WORDINGS, str(count), "count", parts={"things": things})
 
 
 class Counting:
-    """One to five shapes; the answer is a number in digits."""
+    """One to nine shapes; the answer is a number in digits."""
 
     name = "counting"
 
@@ -103,11 +119,13 @@ class Counting:
         else:
             num = rng.randint(1, 3)
         canvas, boxes = _place(chance, num)
-        things = _make_things(rng, boxes)
-        turns = _ask(chance, things, is_zero=False)[: rng.randint(1, 3)]
-        if rng.random() < 0.06:
-            turns[rng.randrange(len(turns))] = _ask(chance, things, is_zero=True)[0]
-        image = draw_things(chance, canvas, things)
+        background = choose_background(chance)
+        known = colours_on(background)
+        things = _make_things(chance, boxes, known)
+        turns = _ask(chance, things)
+        if rng.random() < ZERO_SHARE * len(turns):
+            turns[rng.randrange(len(turns))] = _ask_for_none(chance, things, known)
+        image = draw_things(chance, canvas, things, background)
         return Drawing(
             self.name, (image,), tuple(turns), (mark_things(things),), unseen=chance.unseen
         )

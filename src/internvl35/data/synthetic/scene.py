@@ -1,20 +1,17 @@
-"""What drawn pictures share: sizes, colours, shapes, and places that do not overlap.
+"""What drawn pictures share: sizes, colours, and places that do not overlap.
 
-Questions and answers are left to the families. No counterpart in the paper.
+Shapes are left to :mod:`internvl35.data.synthetic.things`, questions to the families. No
+counterpart in the paper.
 """
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw
-
 from internvl35.data.synthetic.drawing import Box, Chance
 from internvl35.data.synthetic.fonts import Colour
-from internvl35.data.synthetic.labels import Mark
 
 COLOURS: dict[str, Colour] = {
     "red": (214, 38, 38),
@@ -24,8 +21,15 @@ COLOURS: dict[str, Colour] = {
     "blue": (38, 84, 214),
     "purple": (124, 44, 164),
     "pink": (248, 134, 190),
+    "brown": (122, 72, 30),
+    "black": (14, 14, 14),
+    "white": (246, 246, 246),
+    "grey": (134, 134, 134),
 }
 """Colours that have a name here, each with the middle of the range that is drawn."""
+
+LEAST_CONTRAST = 72
+"""How far at least one of red, green and blue is from the background's, by its middle value."""
 
 TILE_SIZE = 192
 """Side in pixels of the tile that pictures are made to stay legible in."""
@@ -48,18 +52,6 @@ class Canvas:
     def shrink(self) -> tuple[float, float]:
         """Pixels of the picture that one pixel of a thumbnail covers, across and down."""
         return self.width / TILE_SIZE, self.height / TILE_SIZE
-
-
-@dataclass(frozen=True)
-class Thing:
-    """A coloured shape at a place."""
-
-    colour: str
-    """Key of ``COLOURS``."""
-    shape: str
-    """One of ``SHAPES``."""
-    box: Box
-    """Square that the shape is drawn in."""
 
 
 ONE_TILE_SHARE = 0.85
@@ -101,13 +93,23 @@ def choose_tile_canvas(rng: random.Random) -> Canvas:
 
 
 def choose_background(chance: Chance) -> Colour:
-    """A plain background that no named colour is lost on: light or dark, hardly coloured."""
+    """A plain background, light or dark, hardly coloured; see :func:`colours_on`."""
     rng = chance.rng
     if not chance.is_hard():
         return (255, 255, 255)
     grey = rng.randint(226, 255) if rng.random() < 0.6 else rng.randint(0, 40)
     red, green, blue = (min(255, max(0, grey + rng.randint(-8, 8))) for _ in range(3))
     return red, green, blue
+
+
+def colours_on(background: Colour) -> list[str]:
+    """Names of the colours that are not lost on a background, in the order of ``COLOURS``."""
+    return [
+        name
+        for name, colour in COLOURS.items()
+        if max(abs(one - two) for one, two in zip(colour, background, strict=True))
+        >= LEAST_CONTRAST
+    ]
 
 
 def vary_colour(chance: Chance, name: str) -> Colour:
@@ -117,6 +119,13 @@ def vary_colour(chance: Chance, name: str) -> Colour:
         min(255, max(0, part + chance.rng.randint(-spread, spread))) for part in COLOURS[name]
     )
     return red, green, blue
+
+
+def choose_single_canvas(chance: Chance) -> Canvas:
+    """Choose the size of a picture that fills one tile; an easy one is exactly that."""
+    if not chance.is_hard():
+        return Canvas(TILE_SIZE, TILE_SIZE)
+    return choose_tile_canvas(chance.rng)
 
 
 def place_boxes(
@@ -133,107 +142,47 @@ def place_boxes(
     Returns:
         ``num`` squares, or None if chance did not find room for all.
     """
-    gap_x, gap_y = (max(2.0, 2 * shrink) for shrink in canvas.shrink)
-    boxes: list[Box] = []
-    for _ in range(12 * num):
-        side = round(rng.uniform(*sides))
-        if side + 4 > canvas.width or side + 4 > canvas.height:
-            return None
-        left = rng.randint(2, canvas.width - side - 2)
-        top = rng.randint(2, canvas.height - side - 2)
-        right, bottom = left + side, top + side
-        if all(
-            left - gap_x >= other[2]
-            or right + gap_x <= other[0]
-            or top - gap_y >= other[3]
-            or bottom + gap_y <= other[1]
-            for other in boxes
-        ):
-            boxes.append((left, top, right, bottom))
-            if len(boxes) == num:
-                return boxes
-    return None
+    chosen = [round(rng.uniform(*sides)) for _ in range(num)]
+    return place_sizes(rng, canvas, [(side, side) for side in chosen])
 
 
-_STAR = tuple(
-    (math.sin(math.pi * step / 5) * radius, -math.cos(math.pi * step / 5) * radius)
-    for step, radius in enumerate((1.0, 0.42) * 5)
-)
-_CROSS = (
-    (-0.32, -0.95), (0.32, -0.95), (0.32, -0.32), (0.95, -0.32), (0.95, 0.32), (0.32, 0.32),
-    (0.32, 0.95), (-0.32, 0.95), (-0.32, 0.32), (-0.95, 0.32), (-0.95, -0.32), (-0.32, -0.32),
-)  # fmt: skip
-_HEART = tuple(
-    (
-        math.sin(2 * math.pi * step / 40) ** 3,
-        -(13 * math.cos(angle) - 5 * math.cos(2 * angle) - 2 * math.cos(3 * angle)) / 16,
-    )
-    for step in range(40)
-    for angle in (2 * math.pi * step / 40,)
-)
-_OUTLINES: dict[str, tuple[tuple[float, float], ...]] = {
-    "square": ((-0.84, -0.84), (0.84, -0.84), (0.84, 0.84), (-0.84, 0.84)),
-    "triangle": ((0.0, -0.92), (1.0, 0.86), (-1.0, 0.86)),
-    "diamond": ((0.0, -1.0), (0.8, 0.0), (0.0, 1.0), (-0.8, 0.0)),
-    "star": _STAR,
-    "rectangle": ((-1.0, -0.55), (1.0, -0.55), (1.0, 0.55), (-1.0, 0.55)),
-    "cross": _CROSS,
-    "heart": _HEART,
-}
-_SCALE = 2
-
-
-def draw_things(chance: Chance, canvas: Canvas, things: Sequence[Thing]) -> Image.Image:
-    """Draw coloured shapes on a plain background.
+def place_sizes(
+    rng: random.Random, canvas: Canvas, sizes: Sequence[tuple[int, int]]
+) -> list[Box] | None:
+    """Find places for boxes that neither touch each other nor the rim.
 
     Args:
-        chance: of background and shades; an easy drawing has plain colours on white.
-        canvas: size of the picture.
-        things: what to draw where.
+        rng: source of chance.
+        canvas: the picture.
+        sizes: width and height of each box in pixels.
 
     Returns:
-        RGB picture of the canvas' size, edges smoothed.
+        A box for each size in the same order, or None if chance did not find room for all.
     """
-    size = (canvas.width * _SCALE, canvas.height * _SCALE)
-    image = Image.new("RGB", size, choose_background(chance))
-    pen = ImageDraw.Draw(image)
-    for thing in things:
-        left, top, right, bottom = (_SCALE * edge for edge in thing.box)
-        fill = vary_colour(chance, thing.colour)
-        if thing.shape == "circle":
-            pen.ellipse((left, top, right - 1, bottom - 1), fill=fill)
-            continue
-        middle_x, middle_y, radius = (
-            (left + right - 1) / 2,
-            (top + bottom - 1) / 2,
-            (right - left - 1) / 2,
-        )
-        pen.polygon(
-            [(middle_x + x * radius, middle_y + y * radius) for x, y in _OUTLINES[thing.shape]],
-            fill=fill,
-        )
-    return image.reduce(_SCALE)
+    gap_x, gap_y = (max(3.0, 3 * shrink) for shrink in canvas.shrink)
+    boxes: dict[int, Box] = {}
+    # The largest first: small ones find room between them.
+    for number in sorted(range(len(sizes)), key=lambda place: -sizes[place][0] * sizes[place][1]):
+        width, height = sizes[number]
+        if width + 4 > canvas.width or height + 4 > canvas.height:
+            return None
+        for _ in range(_NUM_TRIES):
+            left = rng.randint(2, canvas.width - width - 2)
+            top = rng.randint(2, canvas.height - height - 2)
+            right, bottom = left + width, top + height
+            if all(
+                left - gap_x >= other[2]
+                or right + gap_x <= other[0]
+                or top - gap_y >= other[3]
+                or bottom + gap_y <= other[1]
+                for other in boxes.values()
+            ):
+                boxes[number] = (left, top, right, bottom)
+                break
+        else:
+            return None
+    return [boxes[number] for number in range(len(sizes))]
 
 
-def _ink_box(thing: Thing) -> Box:
-    """Whole pixels that a shape fills, in part or in full."""
-    left, top, right, bottom = thing.box
-    if thing.shape == "circle":
-        return thing.box
-    xs, ys = zip(*_OUTLINES[thing.shape], strict=True)
-    x, y, radius = (left + right) / 2, (top + bottom) / 2, (right - left) / 2
-    return (
-        max(left, math.floor(x + min(xs) * radius - 0.25)),  # corners are rounded to half pixels
-        max(top, math.floor(y + min(ys) * radius - 0.25)),
-        min(right, math.ceil(x + max(xs) * radius + 0.25)),
-        min(bottom, math.ceil(y + max(ys) * radius + 0.25)),
-    )
-
-
-def mark_things(things: Sequence[Thing]) -> tuple[Mark, ...]:
-    """Two marks a thing, its colour and its shape, around the pixels it fills."""
-    return tuple(
-        Mark(label, _ink_box(thing))
-        for thing in things
-        for label in (f"colour:{thing.colour}", f"shape:{thing.shape}")
-    )
+_NUM_TRIES = 16
+"""Places that are tried for a box before all boxes are given up."""

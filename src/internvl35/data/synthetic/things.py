@@ -1,0 +1,204 @@
+"""Coloured shapes: how they are drawn, marked, named and measured.
+
+Sizes, colours and places are left to :mod:`internvl35.data.synthetic.scene`. No counterpart in the
+paper.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw
+
+from internvl35.data.synthetic.drawing import Box, Chance
+from internvl35.data.synthetic.fonts import Colour
+from internvl35.data.synthetic.labels import Mark
+from internvl35.data.synthetic.scene import Canvas, vary_colour
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A coloured shape at a place."""
+
+    colour: str
+    """Key of ``COLOURS``."""
+    shape: str
+    """One of ``SHAPES``."""
+    box: Box
+    """Square that the shape is drawn in."""
+    is_filled: bool = True
+    """Whether its inside has the colour too, not the outline alone."""
+
+    @property
+    def name(self) -> str:
+        """Colour and shape."""
+        return f"{self.colour} {self.shape}"
+
+    @property
+    def side(self) -> float:
+        """Side of the square it is drawn in."""
+        return self.box[2] - self.box[0]
+
+    @property
+    def middle(self) -> tuple[float, float]:
+        """Middle of the square it is drawn in."""
+        return (self.box[0] + self.box[2]) / 2, (self.box[1] + self.box[3]) / 2
+
+
+_STAR = tuple(
+    (math.sin(math.pi * step / 5) * radius, -math.cos(math.pi * step / 5) * radius)
+    for step, radius in enumerate((1.0, 0.42) * 5)
+)
+_CROSS = (
+    (-0.32, -0.95), (0.32, -0.95), (0.32, -0.32), (0.95, -0.32), (0.95, 0.32), (0.32, 0.32),
+    (0.32, 0.95), (-0.32, 0.95), (-0.32, 0.32), (-0.95, 0.32), (-0.95, -0.32), (-0.32, -0.32),
+)  # fmt: skip
+_HEART = tuple(
+    (
+        math.sin(2 * math.pi * step / 40) ** 3,
+        -(13 * math.cos(angle) - 5 * math.cos(2 * angle) - 2 * math.cos(3 * angle)) / 16,
+    )
+    for step in range(40)
+    for angle in (2 * math.pi * step / 40,)
+)
+_OUTLINES: dict[str, tuple[tuple[float, float], ...]] = {
+    "square": ((-0.84, -0.84), (0.84, -0.84), (0.84, 0.84), (-0.84, 0.84)),
+    "triangle": ((0.0, -0.92), (1.0, 0.86), (-1.0, 0.86)),
+    "diamond": ((0.0, -1.0), (0.8, 0.0), (0.0, 1.0), (-0.8, 0.0)),
+    "star": _STAR,
+    "rectangle": ((-1.0, -0.5), (1.0, -0.5), (1.0, 0.5), (-1.0, 0.5)),
+    "cross": _CROSS,
+    "heart": _HEART,
+}
+_SCALE = 2
+_STROKE = 0.13  # of the side
+_LEAST_STROKE = 3.0
+
+
+def _shoelace(points: Sequence[tuple[float, float]]) -> float:
+    turned = (*points[1:], points[0])
+    return 0.5 * abs(sum(a * d - b * c for (a, b), (c, d) in zip(points, turned, strict=True)))
+
+
+_AREAS = {"circle": math.pi, **{shape: _shoelace(points) for shape, points in _OUTLINES.items()}}
+
+
+def is_larger(one: Thing, two: Thing, ratio: float) -> bool:
+    """Whether anyone would call a thing the larger of two.
+
+    Args:
+        one: supposed to be the larger.
+        two: supposed to be the smaller.
+        ratio: how many times as wide it must be; its area is larger then, too.
+    """
+    areas = [_AREAS[thing.shape] * thing.side**2 for thing in (one, two)]
+    return one.side >= ratio * two.side and areas[0] >= ratio * areas[1]
+
+
+def with_article(name: str) -> str:
+    """A name after "a" or "an"."""
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def plural(shape: str) -> str:
+    """Name of several shapes of one kind."""
+    return shape + ("es" if shape.endswith("s") else "s")
+
+
+def draw_things(
+    chance: Chance, canvas: Canvas, things: Sequence[Thing], background: Colour
+) -> Image.Image:
+    """Draw coloured shapes, each in a shade of its own; an easy drawing has plain colours.
+
+    Args:
+        chance: of the shades.
+        canvas: size of the picture.
+        things: what to draw where.
+        background: fills the rest.
+
+    Returns:
+        RGB picture of the canvas' size, edges smoothed.
+    """
+    shades = [vary_colour(chance, thing.colour) for thing in things]
+    return _paint(canvas, things, background, shades)
+
+
+def paint_things(
+    canvas: Canvas, things: Sequence[Thing], background: Colour, shades: Mapping[str, Colour]
+) -> Image.Image:
+    """Draw coloured shapes in given shades, so that pictures can agree in every pixel.
+
+    Args:
+        canvas: size of the picture.
+        things: what to draw where.
+        background: fills the rest.
+        shades: what each name of a colour stands for.
+
+    Returns:
+        RGB picture of the canvas' size, edges smoothed.
+    """
+    return _paint(canvas, things, background, [shades[thing.colour] for thing in things])
+
+
+def _paint(
+    canvas: Canvas, things: Sequence[Thing], background: Colour, shades: Sequence[Colour]
+) -> Image.Image:
+    size = (canvas.width * _SCALE, canvas.height * _SCALE)
+    image = Image.new("RGB", size, background)
+    pen = ImageDraw.Draw(image)
+    for thing, shade in zip(things, shades, strict=True):
+        _paint_thing(pen, thing, shade)
+    return image.reduce(_SCALE)
+
+
+def _paint_thing(pen: ImageDraw.ImageDraw, thing: Thing, shade: Colour) -> None:
+    left, top, right, bottom = (_SCALE * edge for edge in thing.box)
+    stroke = 0 if thing.is_filled else round(_SCALE * _stroke(thing.side))
+    if thing.shape == "circle":
+        box = (left, top, right - 1, bottom - 1)
+        if thing.is_filled:
+            pen.ellipse(box, fill=shade)
+        else:
+            pen.ellipse(box, outline=shade, width=stroke)
+        return
+    middle_x, middle_y = (left + right - 1) / 2, (top + bottom - 1) / 2
+    radius = (right - left - 1 - stroke) / 2
+    points = [(middle_x + x * radius, middle_y + y * radius) for x, y in _OUTLINES[thing.shape]]
+    if thing.is_filled:
+        pen.polygon(points, fill=shade)
+    else:
+        # The line goes on past its first corner, or that corner would not be round.
+        pen.line([*points, *points[:2]], fill=shade, width=stroke, joint="curve")
+
+
+def _stroke(side: float) -> float:
+    return max(_LEAST_STROKE, _STROKE * side)
+
+
+def _ink_box(thing: Thing) -> Box:
+    """Whole pixels that a shape fills, in part or in full."""
+    left, top, right, bottom = thing.box
+    if thing.shape == "circle":
+        return thing.box
+    xs, ys = zip(*_OUTLINES[thing.shape], strict=True)
+    x, y = thing.middle
+    half = 0.0 if thing.is_filled else _stroke(thing.side) / 2
+    radius = (right - left) / 2 - half
+    spare = half + 0.25  # corners are rounded to half pixels
+    return (
+        max(left, math.floor(x + min(xs) * radius - spare)),
+        max(top, math.floor(y + min(ys) * radius - spare)),
+        min(right, math.ceil(x + max(xs) * radius + spare)),
+        min(bottom, math.ceil(y + max(ys) * radius + spare)),
+    )
+
+
+def mark_things(things: Sequence[Thing]) -> tuple[Mark, ...]:
+    """Two marks a thing, its colour and its shape, around the pixels it fills."""
+    return tuple(
+        Mark(label, _ink_box(thing))
+        for thing in things
+        for label in (f"colour:{thing.colour}", f"shape:{thing.shape}")
+    )
