@@ -30,7 +30,7 @@ class _KnowsTheFirst:
         return [_Reply(next(self._answers)) for _ in questions]
 
 
-@pytest.mark.parametrize("family", ["counting", "shapes", "reading", "greeting"])
+@pytest.mark.parametrize("family", ["counting", "shapes", "reading", "talk"])
 def test_right_answers_are_counted_family_by_family(family):
     results = measure(_KnowsTheFirst(family, 9), [family], 20, "test")
     assert (results[family].num_right, results[family].num_pictures) == (9, 20)

@@ -12,11 +12,11 @@ from typing import get_args
 
 from internvl35.data.synthetic.counting import Counting
 from internvl35.data.synthetic.drawing import Chance, Drawing, Family, Split, Turn
-from internvl35.data.synthetic.greeting import Greeting
 from internvl35.data.synthetic.labels import MARK_LABELS, Mark
 from internvl35.data.synthetic.reading import Reading, draw_page
 from internvl35.data.synthetic.shapes import Shapes
 from internvl35.data.synthetic.sheet import contact_sheet
+from internvl35.data.synthetic.talk import Talk
 from internvl35.errors import DataError
 
 __all__ = [
@@ -38,7 +38,7 @@ FAMILIES: dict[str, Family] = {
         Reading(),
         Counting(),
         Shapes(),
-        Greeting(),
+        Talk(),
     )
 }
 """Every kind of task by name."""
