@@ -16,6 +16,7 @@ from internvl35.data.synthetic.labels import MARK_LABELS, Mark
 from internvl35.data.synthetic.reading import Reading, draw_page
 from internvl35.data.synthetic.shapes import Shapes
 from internvl35.data.synthetic.sheet import contact_sheet
+from internvl35.data.synthetic.svg_drawing import SvgDrawing
 from internvl35.data.synthetic.talk import Talk
 from internvl35.errors import DataError
 
@@ -39,6 +40,7 @@ FAMILIES: dict[str, Family] = {
         Counting(),
         Shapes(),
         Talk(),
+        SvgDrawing(),
     )
 }
 """Every kind of task by name."""
