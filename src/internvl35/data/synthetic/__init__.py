@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from typing import get_args
 
+from internvl35.data.synthetic.bar_charts import Bars
 from internvl35.data.synthetic.counting import Counting
 from internvl35.data.synthetic.drawing import Chance, Drawing, Family, Split, Turn
 from internvl35.data.synthetic.labels import MARK_LABELS, Mark
@@ -41,6 +42,7 @@ FAMILIES: dict[str, Family] = {
         Shapes(),
         Talk(),
         SvgDrawing(),
+        Bars(),
     )
 }
 """Every kind of task by name."""
