@@ -1,35 +1,45 @@
-"""Reading a printed word or number, and pages of print that warm up a vision tower.
+"""Reading a printed word or number, or one of several that colour, place or size tells apart.
 
-Picture sizes are left to :mod:`internvl35.data.synthetic.scene`. No counterpart in the paper.
+What is printed is left to :mod:`internvl35.data.synthetic.words`, how to
+:mod:`internvl35.data.synthetic.typesetting`. No counterpart in the paper.
 """
 
 from __future__ import annotations
 
-import math
-import random
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from PIL import Image
 
-from internvl35.data.synthetic.drawing import Chance, Drawing, Pool, Turn, wordings
-from internvl35.data.synthetic.fonts import (
-    Colour,
-    cap_share,
-    choose_font,
-    print_line,
-    size_for_caps,
-    text_width,
-)
+from internvl35.data.synthetic.drawing import Box, Chance, Drawing, Pool, Turn, wordings
+from internvl35.data.synthetic.fonts import Colour, choose_font
 from internvl35.data.synthetic.labels import Mark
 from internvl35.data.synthetic.scene import (
-    TILE_SIZE,
+    COLOURS,
     Canvas,
+    choose_background,
     choose_canvas,
     choose_tile_canvas,
+    vary_colour,
 )
-from internvl35.data.synthetic.words import WORDS
+from internvl35.data.synthetic.typesetting import (
+    Block,
+    Legible,
+    bound_marks,
+    brightness,
+    choose_inks,
+    place_block,
+    set_block,
+)
+from internvl35.data.synthetic.words import (
+    MAX_LENGTH,
+    choose_code,
+    choose_number,
+    choose_word,
+)
 from internvl35.scoring import exact_match
 
-WORDINGS = wordings(
+TEXT_WORDINGS = wordings(
     "What does it say?",
     "What does the picture say?",
     "What is written here?",
@@ -42,6 +52,10 @@ WORDINGS = wordings(
     "Which text do you see?",
     "Write down the text in the picture.",
     "Tell me what is written here.",
+    "Transcribe the text. Answer with the text only.",
+    "What can you read in this image?",
+    "Can you read this? Give the text.",
+    "Copy the text shown in the image.",
 )
 """Ways to ask for any text."""
 
@@ -54,6 +68,11 @@ WORD_WORDINGS = wordings(
     "Please read the word.",
     "Which word is written here?",
     "Tell me the word.",
+    "What is the word in the image? Answer with a single word.",
+    "Write down the word.",
+    "Which word does the image show?",
+    "Spell out the printed word as it stands there.",
+    "What is this word?",
 )
 """Ways to ask for letters only."""
 
@@ -66,8 +85,13 @@ NUMBER_WORDINGS = wordings(
     "Please read the number.",
     "Which number is written here?",
     "Tell me the number.",
+    "What is the number in the image? Answer with the number only.",
+    "Write down the number.",
+    "Which number does the image show?",
+    "What is this number?",
+    "Give the number that is printed here.",
 )
-"""Ways to ask for digits only."""
+"""Ways to ask for a number."""
 
 FIRST_WORDINGS = wordings(
     "What is the first character?",
@@ -78,6 +102,10 @@ FIRST_WORDINGS = wordings(
     "With which character does it begin?",
     "Which is the first character?",
     "Read only the first character.",
+    "What is the first character of the text?",
+    "Give the first character of what is printed.",
+    "Which character does the text start with?",
+    "What character is at the beginning?",
 )
 """Ways to ask for the first character."""
 
@@ -90,6 +118,10 @@ LAST_WORDINGS = wordings(
     "With which character does it end?",
     "Which is the last character?",
     "Read only the last character.",
+    "What is the last character of the text?",
+    "Give the last character of what is printed.",
+    "Which character does the text end with?",
+    "What character is at the end?",
 )
 """Ways to ask for the last character."""
 
@@ -102,192 +134,259 @@ LENGTH_WORDINGS = wordings(
     "What is the number of characters?",
     "How many characters can you see?",
     "Tell me how many characters there are.",
+    "How many characters does the text have?",
+    "What is the length of the text in characters?",
+    "Count the printed characters. Answer with a number.",
+    "How many characters make up the text?",
 )
 """Ways to ask for the length."""
 
-MIN_CAP_HEIGHT = 11.0
-"""Height of a capital in pixels that remains when the whole picture is shrunk to one tile."""
-MIN_ADVANCE = 7.0
-"""Mean width of a character in pixels that remains when the whole picture is shrunk to one tile."""
+COLOURED_WORDINGS = wordings(
+    "What is the {colour} {noun}?",
+    "Read the {colour} {noun}.",
+    "Which {noun} is {colour}?",
+    "Which {noun} is printed in {colour}?",
+    "What does the {colour} {noun} say?",
+    "Please read the {colour} {noun}.",
+    "Tell me the {colour} {noun}.",
+    "Which {noun} is written in {colour}?",
+    "What is the {noun} in {colour}?",
+    "Read the {noun} that is {colour}.",
+    "What {noun} is printed in {colour} letters?",
+    "Give the {colour} {noun}.",
+    "Write down the {colour} {noun}.",
+)
+"""Ways to ask for the one of a colour; ``{noun}`` is word or number."""
 
-_CAP_HEIGHTS = (14.0, 40.0)
-_LENGTHS, _LENGTH_WEIGHTS = (1, 2, 3, 4, 5, 6), (12, 22, 29, 28, 6, 3)
-_ALIKE = frozenset("O0")
-_CONSONANTS, _VOWELS = "BCDFGHJKLMNPRSTVWZ", "AEIOU"
-_WORDS_BY_LENGTH = {
-    length: tuple(word for word in WORDS if len(word) == length) for length in (2, 3, 4, 5, 6)
-}
-_MIXED = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
+PLACED_WORDINGS = wordings(
+    "Which {noun} is {place}?",
+    "What is the {noun} {place}?",
+    "Read the {noun} {place}.",
+    "What does the {noun} {place} say?",
+    "Please read the {noun} {place}.",
+    "Tell me the {noun} {place}.",
+    "Which {noun} stands {place}?",
+    "Which {noun} do you see {place}?",
+    "Read only the {noun} {place}.",
+    "Give the {noun} {place}.",
+    "Write down the {noun} {place}.",
+    "What {noun} is printed {place} of the picture?",
+    "What {noun} is {place} of the image?",
+)
+"""Ways to ask for the one at a place; ``{place}`` is "at the top" or the like."""
+
+LARGEST_WORDINGS = wordings(
+    "Which {noun} is printed largest?",
+    "What is the largest {noun}?",
+    "Read the largest {noun}.",
+    "Read the {noun} in the largest print.",
+    "Which {noun} has the biggest characters?",
+    "Which {noun} is in the biggest print?",
+    "What is the {noun} in large print?",
+    "Tell me the {noun} in the biggest print.",
+    "Please read the biggest {noun}.",
+    "What does the biggest {noun} say?",
+    "Which {noun} is set in the largest size?",
+    "Give the {noun} that is printed largest.",
+)
+"""Ways to ask for the one in the largest print."""
+
+INK_WORDINGS = wordings(
+    "What colour is the {noun} {text}?",
+    "What color is the {noun} {text}?",
+    "Which colour does the {noun} {text} have?",
+    "Which color is {text}?",
+    "In which colour is {text} printed?",
+    "In which color is {text} printed?",
+    "Name the colour of {text}.",
+    "Name the color of the {noun} {text}.",
+    "Tell me the colour of {text}.",
+    "What is the color of {text}?",
+    "What is the colour of the {noun} {text}?",
+    "{text} is printed in which color?",
+)
+"""Ways to ask for the colour of one."""
+
+ALONE = Legible(cap_height=11.0, advance=7.0)
+"""How small a text that stands alone may get."""
+
+AMONG_OTHERS = Legible(cap_height=10.0, advance=6.0, largest=36.0)
+"""How small one of several texts may get."""
+
+_LENGTHS, _WEIGHTS = tuple(range(1, MAX_LENGTH + 1)), (5, 10, 16, 17, 17, 14, 11, 10)
+_SEVERAL_SHARE = 0.4
+_PRINT_CONTRAST = 62.0
+_PLACES = ("at the top", "at the bottom", "on the left", "on the right")
 
 
-def _draw_text(rng: random.Random, length: int) -> str:
-    kind = rng.random()
-    if kind < 0.33:
-        return "".join(rng.choices("0123456789", k=length))
-    if kind < 0.53 or length == 1:
-        return "".join(rng.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ", k=length))
-    if kind < 0.63:
-        return "".join(rng.choices(_MIXED, k=length))
-    if kind < 0.80:
-        start = rng.randrange(2)
-        return "".join(
-            rng.choice(_VOWELS if (start + place) % 2 else _CONSONANTS) for place in range(length)
-        )
-    return rng.choice(_WORDS_BY_LENGTH[length])
+@dataclass(frozen=True)
+class _Printed:
+    """One of several texts on a picture."""
+
+    text: str
+    colour: str
+    size: int
+    box: Box
+    marks: tuple[Mark, ...]
 
 
-def _choose_text(chance: Chance) -> str:
+def _choose_text(chance: Chance) -> tuple[str, str]:
+    """A text and what it is: word, number or text."""
     rng = chance.rng
-    length = rng.randint(1, 2)
-    if chance.is_hard():
-        length = rng.choices(_LENGTHS, _LENGTH_WEIGHTS)[0]
-    while True:
-        text = _draw_text(rng, length)
-        # With nothing else beside it, O cannot be told from 0 in every font.
-        if not _ALIKE.issuperset(text):
-            return text
-
-
-def _brightness(colour: Colour) -> float:
-    red, green, blue = colour
-    return 0.299 * red + 0.587 * green + 0.114 * blue
-
-
-def _choose_inks(chance: Chance) -> tuple[Colour, Colour]:
-    """Colours of print and paper."""
-    rng = chance.rng
-    if not chance.is_hard():
-        return (0, 0, 0), (255, 255, 255)
+    length = rng.choices(_LENGTHS, _WEIGHTS)[0] if chance.is_hard() else rng.randint(1, 3)
     style = rng.random()
-    if style < 0.55:
-        grey, shift = rng.randint(0, 70), rng.randint(200, 255)
-        pair = (grey,) * 3, (shift,) * 3
-        return pair if style < 0.35 else pair[::-1]
-    while True:
-        red, green, blue, *paper = (rng.randrange(256) for _ in range(6))
-        ink = (red, green, blue)
-        ground = (paper[0], paper[1], paper[2])
-        if abs(_brightness(ink) - _brightness(ground)) >= 95:
-            return ink, ground
+    if style < 0.36:
+        return choose_number(chance, length), "number"
+    if style < 0.43 and length > 1:
+        return choose_code(chance, length), "text"
+    return choose_word(chance, length), "word"
 
 
-def _size_range(text: str, font: str, canvas: Canvas) -> tuple[float, float]:
-    """Smallest and largest legible font size; the first exceeds the second if there is none."""
-    cap = cap_share(font)
-    width = text_width(text, font, 100) / 100
-    across, down = canvas.shrink
-    pixels_per_tile_pixel = canvas.height / (TILE_SIZE * canvas.rows)
-    low = max(
-        MIN_CAP_HEIGHT * down / cap,
-        _CAP_HEIGHTS[0] * pixels_per_tile_pixel / cap,
-        MIN_ADVANCE * across * len(text) / width,
-    )
-    high = min(
-        _CAP_HEIGHTS[1] * pixels_per_tile_pixel / cap,
-        (0.94 * canvas.width - 6) / width,
-        (0.9 * canvas.height - 6) / cap,
-    )
-    return math.ceil(low + 0.5), math.floor(high)
-
-
-def _choose_size(chance: Chance, text: str) -> tuple[Canvas, str, int]:
+def _ask(chance: Chance, text: str, noun: str) -> tuple[Turn, ...]:
     rng = chance.rng
-    font = choose_font(chance, text)
-    canvas = choose_canvas(chance)
-    while True:
-        low, high = _size_range(text, font, canvas)
-        if low <= high:
-            if chance.is_hard():
-                size = low * (high / low) ** rng.random()
-            else:
-                size = rng.uniform(0.4 * low + 0.6 * high, high)
-            return canvas, font, round(size)
-        canvas = choose_tile_canvas(rng)
-
-
-def _ask(chance: Chance, text: str) -> tuple[Turn, ...]:
-    # Reading comes first: it is what evaluation asks, and the others follow from its answer.
-    rng = chance.rng
-    kind = "number" if text.isdigit() else "word"
-    asked: Pool[str] = WORDINGS
-    if rng.random() < 0.5:
-        if text.isdigit():
-            asked = NUMBER_WORDINGS
-        elif text.isalpha() and len(text) > 1:
-            asked = WORD_WORDINGS
-    turns = [chance.turn(asked, text, kind)]
-    if len(text) > 1 and rng.random() < 0.5:
-        extra = [
-            chance.turn(FIRST_WORDINGS, text[0], "first"),
-            chance.turn(LAST_WORDINGS, text[-1], "last"),
-            chance.turn(LENGTH_WORDINGS, str(len(text)), "length"),
-        ]
-        turns += rng.sample(extra, rng.randint(1, 2))
+    asked: Pool[str] = TEXT_WORDINGS
+    if rng.random() < 0.5 and len(text) > 1:
+        asked = {"number": NUMBER_WORDINGS, "word": WORD_WORDINGS}.get(noun, TEXT_WORDINGS)
+    whole = chance.turn(asked, text, "number" if noun == "number" else "word")
+    others = [chance.turn(LENGTH_WORDINGS, str(len(text)), "length")]
+    if len(text) > 1:
+        others.append(chance.turn(FIRST_WORDINGS, text[0], "first"))
+        others.append(chance.turn(LAST_WORDINGS, text[-1], "last"))
+    turns = [whole, *rng.sample(others, rng.randint(1, len(others)))]
+    if rng.random() < 0.4:  # most pictures are asked for the whole, by far the hardest
+        rng.shuffle(turns)
     return tuple(turns)
 
 
+def _set_alone(chance: Chance, text: str) -> tuple[Canvas, Block]:
+    font = choose_font(chance, text)
+    canvas = choose_canvas(chance)
+    while True:
+        block = set_block(chance, [text], font, canvas, ALONE)
+        if block is not None:
+            return canvas, block
+        canvas = choose_tile_canvas(chance.rng)
+
+
+def _choose_colours(chance: Chance, num: int, paper: Colour) -> list[tuple[str, Colour]]:
+    """Names and shades of different inks that stand out from a paper."""
+    names = list(COLOURS)
+    chance.rng.shuffle(names)
+    inks = [(name, vary_colour(chance, name)) for name in names]
+    apart = [ink for ink in inks if abs(brightness(ink[1]) - brightness(paper)) > _PRINT_CONTRAST]
+    return apart[:num]
+
+
+def _find_place(chance: Chance, block: Block, canvas: Canvas, others: Sequence[Box]) -> Box | None:
+    gap_x, gap_y = (6 * shrink for shrink in canvas.shrink)
+    left, top, right, bottom = block.ink
+    for _ in range(12):
+        x, y = place_block(chance, block, canvas)
+        box = (x, y, x + right - left, y + bottom - top)
+        if all(
+            box[0] - gap_x >= other[2]
+            or box[2] + gap_x <= other[0]
+            or box[1] - gap_y >= other[3]
+            or box[3] + gap_y <= other[1]
+            for other in others
+        ):
+            return box
+    return None
+
+
+def _print_several(chance: Chance, texts: Sequence[str]) -> tuple[Image.Image, list[_Printed]]:
+    font = choose_font(chance, "".join(texts))
+    canvas = choose_canvas(chance)
+    paper = choose_background(chance)
+    inks = _choose_colours(chance, len(texts), paper)
+    while True:
+        image = Image.new("RGB", (canvas.width, canvas.height), paper)
+        printed: list[_Printed] = []
+        for text, (name, ink) in zip(texts, inks, strict=True):
+            block = set_block(chance, [text], font, canvas, AMONG_OTHERS)
+            place = block and _find_place(chance, block, canvas, [other.box for other in printed])
+            if block is None or place is None:
+                break
+            marks = block.print_at(image, int(place[0]), int(place[1]), ink)
+            printed.append(_Printed(text, name, block.size, bound_marks(marks), marks))
+        if len(printed) == len(texts):
+            return image, printed
+        canvas = choose_tile_canvas(chance.rng)
+
+
+def _find_places(printed: Sequence[_Printed]) -> dict[str, _Printed]:
+    """The texts that stand wholly beyond all others, by the side they stand on."""
+    found: dict[str, _Printed] = {}
+    for text in printed:
+        others = [other.box for other in printed if other is not text]
+        left, top, right, bottom = text.box
+        beyond = (
+            all(bottom <= other[1] for other in others),
+            all(top >= other[3] for other in others),
+            all(right <= other[0] for other in others),
+            all(left >= other[2] for other in others),
+        )
+        found |= {place: text for place, is_so in zip(_PLACES, beyond, strict=True) if is_so}
+    return found
+
+
+def _ask_which(chance: Chance, printed: Sequence[_Printed], noun: str) -> tuple[Turn, ...]:
+    rng = chance.rng
+    turns: list[Turn] = []
+    for text in rng.sample(printed, 2):
+        parts = {"noun": noun, "colour": text.colour, "text": text.text}
+        turns.append(chance.turn(COLOURED_WORDINGS, text.text, "which word", parts=parts))
+    text = rng.choice(printed)
+    parts = {"noun": noun, "text": text.text}
+    turns.append(chance.turn(INK_WORDINGS, text.colour, "word colour", parts=parts))
+    places = _find_places(printed)
+    for place in rng.sample(sorted(places), min(2, len(places))):
+        parts = {"noun": noun, "place": place}
+        turns.append(chance.turn(PLACED_WORDINGS, places[place].text, "which word", parts=parts))
+    sizes = sorted(printed, key=lambda text: text.size)
+    if sizes[-1].size > 1.4 * sizes[-2].size:
+        asked = chance.turn(LARGEST_WORDINGS, sizes[-1].text, "which word", parts={"noun": noun})
+        turns.append(asked)
+    rng.shuffle(turns)
+    return tuple(turns[: rng.randint(3, 4)])
+
+
 class Reading:
-    """One to six capitals or digits in one of many fonts; the answer is the text itself."""
+    """Words and numbers of one to eight characters; the answer is the text itself."""
 
     name = "reading"
 
     def draw(self, chance: Chance) -> Drawing:
-        """Print one text; a higher level has longer, smaller and more colourful ones anywhere."""
-        rng = chance.rng
-        text = _choose_text(chance)
-        canvas, font, size = _choose_size(chance, text)
-        ink, paper = _choose_inks(chance)
-        cap = round(cap_share(font) * size)
-        room_x, room_y = canvas.width - text_width(text, font, size), canvas.height - cap
-        if chance.is_hard():
-            left, top = rng.randint(3, max(3, room_x - 3)), rng.randint(2, max(2, room_y - 2))
-        else:
-            left, top = room_x // 2, room_y // 2
+        """Print a text or several; a higher level has longer, smaller ones in any colour."""
+        if chance.is_hard() and chance.rng.random() < _SEVERAL_SHARE:
+            return self._draw_several(chance)
+        text, noun = _choose_text(chance)
+        canvas, block = _set_alone(chance, text)
+        ink, paper = choose_inks(chance)
         image = Image.new("RGB", (canvas.width, canvas.height), paper)
-        marks = print_line(image, text, font, size, (left, top + cap), ink)
-        return Drawing(
-            self.name, (image,), _ask(chance, text), (tuple(marks),), unseen=chance.unseen
-        )
+        marks = block.print_at(image, *place_block(chance, block, canvas), ink)
+        turns = _ask(chance, text, noun)
+        return Drawing(self.name, (image,), turns, (marks,), unseen=chance.unseen)
+
+    def _draw_several(self, chance: Chance) -> Drawing:
+        rng = chance.rng
+        noun = "number" if rng.random() < 0.25 else "word"
+        choose = choose_number if noun == "number" else choose_word
+        texts: list[str] = []
+        num = rng.choice((2, 3, 3, 4))
+        while len(texts) < num:
+            text = choose(chance, rng.randint(2, 7))
+            if text.lower() not in (other.lower() for other in texts):
+                texts.append(text)
+        image, printed = _print_several(chance, texts)
+        marks = [
+            mark
+            for text in printed
+            for mark in (*text.marks, Mark(f"colour:{text.colour}", text.box))
+        ]
+        turns = _ask_which(chance, printed, noun)
+        return Drawing(self.name, (image,), turns, (tuple(marks),), unseen=chance.unseen)
 
     def score(self, turn: Turn, answer: str) -> dict[str, float]:
         """Right if the answer is the text, character by character, capitals included."""
         return {"right": float(exact_match(turn.answer, answer, is_literal=True))}
-
-
-def draw_page(chance: Chance) -> Drawing:
-    """Fill one tile with lines of random characters, one mark each and no questions.
-
-    Args:
-        chance: an easy page is black on white in one font.
-
-    Returns:
-        A drawing of the size of a tile whose family is ``"page"``.
-    """
-    rng = chance.rng
-    font = choose_font(chance, "")
-    cap_height = rng.uniform(8, 30) if chance.is_hard() else rng.uniform(13, 20)
-    size = size_for_caps(font, cap_height)
-    ink, paper = _choose_inks(chance)
-    image = Image.new("RGB", (TILE_SIZE, TILE_SIZE), paper)
-    marks: list[Mark] = []
-    base = round(cap_height) + rng.randint(3, 9)  # round letters rise above the others
-    while base + 0.36 * cap_height < TILE_SIZE:  # room for the longest tail, that of a Q
-        line = ""
-        room = TILE_SIZE - 10 - rng.randint(0, 20)
-        while True:
-            letter = " " if line and rng.random() < 0.12 else rng.choice(_PAGE_GLYPHS)
-            if text_width(line + letter, font, size) > room:
-                break
-            line += letter
-        left = rng.randint(2, 8)
-        marks += print_line(image, line, font, size, (left, base), ink)
-        base += round(1.3 * cap_height) + rng.randint(3, 9)
-    return Drawing("page", (image,), (), (tuple(marks),), unseen=chance.unseen)
-
-
-_PAGE_GLYPHS = (
-    "0123456789" * 3
-    + "ABCDEFGHIJKLMNOPQRSTUVWXYZ" * 2
-    + "abcdefghijklmnopqrstuvwxyz" * 2
-    + ".,:;!?'()[]+-*/=%&#@"
-)
