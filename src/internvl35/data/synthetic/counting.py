@@ -53,7 +53,10 @@ def _make_things(chance: Chance, boxes: list[Box], known: list[str]) -> list[Thi
     # Few colours and shapes a picture, or the number of red circles would nearly always be 0 or 1.
     rng = chance.rng
     colours = rng.sample(known, rng.choice((1, 2, 2, 3, 3)))
-    shapes = rng.sample(SHAPES, rng.choice((1, 2, 2, 3)))
+    # A square is a rectangle, too, so no picture has both.
+    left_out = rng.choice(("square", "rectangle"))
+    names = [name for name in SHAPES if name != left_out]
+    shapes = rng.sample(names, rng.choice((1, 2, 2, 3)))
     is_filled = not chance.is_hard() or rng.random() < 0.85
     return [Thing(rng.choice(colours), rng.choice(shapes), box, is_filled) for box in boxes]
 
@@ -93,7 +96,10 @@ def _ask_for_none(chance: Chance, things: list[Thing], known: list[str]) -> Turn
     pairs = {(thing.colour, thing.shape) for thing in things}
     apart = [(one, two) for one in colours for two in shapes if (one, two) not in pairs]
     colour = rng.choice([name for name in known if name not in colours])
-    shape = rng.choice([name for name in SHAPES if name not in shapes])
+    others = [name for name in SHAPES if name not in shapes]
+    if "square" in shapes:
+        others.remove("rectangle")
+    shape = rng.choice(others)
     if apart and rng.random() < 0.5:
         colour, shape = rng.choice(apart)
         return _turn(chance, f"{colour} {plural(shape)}", 0)

@@ -7,6 +7,7 @@ paper.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from internvl35.data.synthetic.drawing import Box, Chance
 from internvl35.data.synthetic.fonts import Colour
-from internvl35.data.synthetic.labels import Mark
+from internvl35.data.synthetic.labels import SHAPES, Mark
 from internvl35.data.synthetic.scene import Canvas, vary_colour
 
 
@@ -100,6 +101,39 @@ def is_larger(one: Thing, two: Thing, ratio: float) -> bool:
 def with_article(name: str) -> str:
     """A name after "a" or "an"."""
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def refer(rng: random.Random, thing: Thing, things: Sequence[Thing]) -> str:
+    """Name a thing so that it is told from the others: by colour, by shape, or by both.
+
+    Args:
+        rng: source of chance.
+        thing: what is meant.
+        things: all that it could be confused with, none of the same colour and shape.
+    """
+    names = [thing.name, thing.name]
+    if sum(other.shape == thing.shape for other in things) == 1:
+        names.append(thing.shape)
+    if sum(other.colour == thing.colour for other in things) == 1:
+        names.append(f"{thing.colour} {rng.choice(('object', 'thing', 'shape'))}")
+    return rng.choice(names)
+
+
+def choose_pairs(rng: random.Random, colours: Sequence[str], num: int) -> list[tuple[str, str]]:
+    """Choose colours and shapes for things of which no two agree in both.
+
+    Args:
+        rng: source of chance.
+        colours: names to choose from.
+        num: things.
+
+    Returns:
+        Colour and shape of each; in one of three pictures some share a colour or a shape.
+    """
+    if rng.random() < 2 / 3:
+        return list(zip(rng.sample(colours, num), rng.sample(SHAPES, num), strict=True))
+    some, others = rng.sample(colours, max(2, num - 1)), rng.sample(SHAPES, max(2, num - 1))
+    return rng.sample([(colour, shape) for colour in some for shape in others], num)
 
 
 def plural(shape: str) -> str:
