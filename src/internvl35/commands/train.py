@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -30,8 +30,7 @@ app = typer.Typer(
 
 CURVE_FILE = "curve.png"
 
-_LOOP = read_sentences("internvl35.train.rounds", "RoundSettings")
-_RECIPE = read_sentences("internvl35.train.tiny", "TinyRecipe")
+_RECIPE = read_sentences("internvl35.train.tiny.recipe", "TinyRecipe")
 
 
 @app.command("tiny")
@@ -39,20 +38,29 @@ def train_embedded(
     output_dir: Annotated[
         Path, typer.Option(help="Run folder; a run that was stopped there goes on.")
     ] = Path("runs/tiny"),
-    rounds: Annotated[int | None, typer.Option(help=_LOOP["num_rounds"])] = None,
-    learning_rate: Annotated[float | None, typer.Option(help=_LOOP["learning_rate"])] = None,
+    until: Annotated[
+        Literal["tower", "projector", "pretrain", "sft"],
+        typer.Option(help="Last stage; sft ends in a checkpoint."),
+    ] = "sft",
+    stop_after: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds after which the run writes its state and ends; the same command goes on.",
+            min=0,
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help=_RECIPE["seed"])] = None,
-    evaluate_every: Annotated[int | None, typer.Option(help=_LOOP["evaluate_every"])] = None,
+    evaluate_every: Annotated[int | None, typer.Option(help=_RECIPE["evaluate_every"])] = None,
     evaluation_pictures: Annotated[
-        int, typer.Option(help="Pictures a family that an evaluation asks about.", min=1)
-    ] = 50,
+        int, typer.Option(help="Drawings a family that an evaluation asks about.", min=1)
+    ] = 30,
     changes: Annotated[
         list[str],
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="Change any other setting of the recipe, for example samples_per_round=120 or "
-            "loop.checkpoint_every=5; recipe.json in the run folder lists them.",
+            help="Change any other setting of the recipe, for example samples_per_step=32 or "
+            "pretrain.num_steps=2000; recipe.json in the run folder lists them.",
         ),
     ] = [],  # noqa: B006 - typer makes a new list every time
     threads: Annotated[
@@ -67,54 +75,49 @@ def train_embedded(
 ) -> None:
     """Train the embedded checkpoint on pictures that are drawn as it goes.
 
-    Settings are those of the recipe, and in a folder that holds a run, those of that run. At the
-    end the folder holds checkpoint/, metrics.jsonl and curve.png.
+    Four stages: the tower alone, the projector, everything, fine-tuning. Settings are those of the
+    recipe, and in a folder that holds a run, those of that run. At the end the folder holds
+    checkpoint/, a folder a stage with its figures, and curve.png.
     """
-    named = {
-        "loop.num_rounds": rounds, "loop.learning_rate": learning_rate, "seed": seed,
-        "loop.evaluate_every": evaluate_every,
-    }  # fmt: skip
+    named = {"seed": seed, "evaluate_every": evaluate_every}
     wanted = parse_changes(changes) | {k: v for k, v in named.items() if v is not None}
     with spinner("starting"), paused_collection():
         silence_libraries()
         import torch
 
-        from internvl35.train.tiny import TinyRecipe, train_tiny
+        from internvl35.train.tiny.recipe import TinyRecipe
+        from internvl35.train.tiny.run import CHECKPOINT, RunPlace, TinyRun, read_curve
     chosen_device = choose_device(device)
     recipe = settle_recipe(output_dir, TinyRecipe(), wanted, CHANGEABLE)
     if threads is not None:
         torch.set_num_threads(threads)
-
-    def report(line: dict[str, float]) -> None:
-        is_last = line["round"] == recipe.loop.num_rounds
-        if is_last or line["round"] % recipe.loop.checkpoint_every == 0 or _evaluated(line):
-            typer.echo(describe_round(line, recipe.loop.num_rounds))
-
+    evaluate = make_evaluation(evaluation_pictures) if recipe.evaluate_every else None
     try:
-        train_tiny(
-            output_dir,
-            recipe,
-            device=chosen_device,
-            num_workers=workers,
-            evaluate=make_evaluation(evaluation_pictures) if recipe.loop.evaluate_every else None,
-            on_log=report,
-        )
+        with spinner("drawing texts for the tokenizer"):
+            run = TinyRun(
+                output_dir, recipe, RunPlace(chosen_device, workers, stop_after), evaluate
+            )
+        is_done = run.execute(until)
     except KeyboardInterrupt:
         note(f"stopped; the same command with --output-dir {output_dir} goes on")
         raise
     from internvl35.train.plots import plot_curve
-    from internvl35.train.rounds import METRICS_FILE
 
-    plot_curve(output_dir / METRICS_FILE, output_dir / CURVE_FILE)
+    plot_curve(read_curve(output_dir, recipe), output_dir / CURVE_FILE)
     typer.echo(f"curve: {output_dir / CURVE_FILE}")
-    typer.echo(f"checkpoint: {output_dir / 'checkpoint'}")
+    if not is_done:
+        typer.echo(f"the time is up; the same command with --output-dir {output_dir} goes on")
+    elif until == "sft":
+        typer.echo(f"checkpoint: {output_dir / CHECKPOINT}")
 
 
-CHANGEABLE = tuple(f"loop.{name}" for name in (
-    "num_rounds", "learning_rate", "warmup_rounds", "decay_share", "weight_decay", "clip_norm",
-    "checkpoint_every", "evaluate_every", "precision",
-))  # fmt: skip
-"""Settings that a run may change under way; the others decide on the data or the optimizer."""
+_STAGE_CHANGES = ("num_steps", "learning_rate", "decay_share", "shares")
+CHANGEABLE = (
+    *(f"{stage}.{name}" for stage in ("tower", "projector", "pretrain", "sft")
+      for name in _STAGE_CHANGES),
+    "save_every", "log_every", "evaluate_every", "precision",
+)  # fmt: skip
+"""Settings that a run may change under way; the others decide on weights or on what was drawn."""
 
 
 def choose_device(wanted: Literal["cpu", "cuda"] | None) -> torch.device:
@@ -141,7 +144,7 @@ def make_evaluation(num_pictures: int) -> Evaluate:
     """Make what a run calls now and then to see how far it is.
 
     Args:
-        num_pictures: fresh pictures a family, the same ones every time.
+        num_pictures: fresh drawings a family, the same ones every time.
 
     Returns:
         A function from the model to its share of right answers in each family.
@@ -158,28 +161,3 @@ def make_evaluation(num_pictures: int) -> Evaluate:
         return {family: result.accuracy for family, result in results.items()}
 
     return evaluate
-
-
-def describe_round(line: dict[str, float], num_rounds: int) -> str:
-    """Put the figures of a round into a line.
-
-    Args:
-        line: what the loop logs.
-        num_rounds: rounds of the run.
-
-    Returns:
-        Round, samples, samples a second, losses, and shares in percent.
-    """
-    parts = [
-        f"round {line['round']:.0f}/{num_rounds}",
-        f"{line['samples']:,.0f} samples",
-        f"{line['samples_per_s']:.1f}/s",
-    ]
-    parts += [f"{name} {line[name]:.3f}" for name in ("loss", "answer_loss") if name in line]
-    shares: dict[str, Any] = {"patches": line.get("patch_accuracy")} | _evaluated(line)
-    parts += [f"{name} {share:.1%}" for name, share in shares.items() if share is not None]
-    return "  ".join(parts)
-
-
-def _evaluated(line: dict[str, float]) -> dict[str, float]:
-    return {k.removeprefix("eval/"): v for k, v in line.items() if k.startswith("eval/")}

@@ -8,8 +8,8 @@ of weights over all micro-batches of all processes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -54,6 +54,8 @@ class StepFigures:
     """Rows that are missing, over all processes."""
     failures: tuple[Failure, ...] = ()
     """Those that are missing from this process's part of the step."""
+    others: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Sums over the step of what else the module tells."""
 
 
 class TrainingLoop:
@@ -67,6 +69,7 @@ class TrainingLoop:
         workers: the processes of the run.
         weigh: sum of the weights of a batch's targets.
         compute_dtype: dtype of matrix products; float32 for no mixed precision.
+        others: names of further scalars that the module returns, which are summed up.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class TrainingLoop:
         weigh: WeighBatch,
         *,
         compute_dtype: torch.dtype = torch.float32,
+        others: Sequence[str] = (),
     ) -> None:
         """Keep the parts; the first step is number 0."""
         self.stepper = stepper
@@ -85,6 +89,7 @@ class TrainingLoop:
         self.workers = workers
         self.weigh = weigh
         self.compute_dtype = compute_dtype
+        self.others = tuple(others)
         self.step = 0
 
     def run(self, steps: Iterable[list[FedBatch]]) -> Iterator[StepFigures]:
@@ -129,16 +134,17 @@ class TrainingLoop:
                 output = self._forward(batch, max(weight, _TINY))
                 # gradients become means over the processes, and a sum is wanted
                 self.stepper.backward(output["loss"] * self.workers.world_size)
-            _add(sums, output)
-        loss, correct, targets, tokens, tiles, samples, num_failures = self.workers.sum(
+            self._add(sums, output)
+        loss, correct, targets, *told, tokens, tiles, samples, num_failures = self.workers.sum(
             [*sums.tolist(), *counts, len(failures)]
         )
         self._check(loss, "loss")
         rate = self._set_rates()
         norm = self.stepper.update(lambda norm: self._check(norm, "gradient norm"))
         return StepFigures(
-            loss, norm, rate, correct, targets, tokens, tiles, samples, num_failures, failures
-        )
+            loss, norm, rate, correct, targets, tokens, tiles, samples, num_failures, failures,
+            dict(zip(self.others, told, strict=True)),
+        )  # fmt: skip
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[FedBatch]) -> tuple[dict[str, float], list[Failure]]:
@@ -154,12 +160,12 @@ class TrainingLoop:
         self.module.eval()
         sums, weight, failures = self._no_sums(), 0.0, list[Failure]()
         for fed in batches:
-            _add(sums, self._forward(fed.batch, 1.0))
+            self._add(sums, self._forward(fed.batch, 1.0))
             weight += self.weigh(fed.batch)
             failures += fed.failures
         reshard(self.module)
         self.module.train()
-        loss, correct, targets, weight = self.workers.sum([*sums.tolist(), weight])
+        loss, correct, targets, *_, weight = self.workers.sum([*sums.tolist(), weight])
         if not targets:
             return {}, failures
         return {"loss": loss / weight, "token_acc": correct / targets}, failures
@@ -173,7 +179,14 @@ class TrainingLoop:
         return output
 
     def _no_sums(self) -> Tensor:
-        return torch.zeros(len(_SUMMED), dtype=torch.float64, device=self.workers.device)
+        return torch.zeros(
+            len(_SUMMED) + len(self.others), dtype=torch.float64, device=self.workers.device
+        )
+
+    def _add(self, sums: Tensor, output: dict[str, Tensor]) -> None:
+        """Add figures up where they are: reading one would wait until all before it is computed."""
+        names = (*_SUMMED, *self.others)
+        sums += torch.stack([output[name].detach().to(sums) for name in names])
 
     def _set_rates(self) -> float:
         share = self.schedule.rate_at(self.step)
@@ -192,8 +205,3 @@ class TrainingLoop:
 def _count(batch: TrainingBatch) -> tuple[float, float, float]:
     is_filler = not bool((batch.labels >= 0).any()) and batch.num_tiles == 0
     return (0.0, 0.0, 0.0) if is_filler else (batch.num_tokens, batch.num_tiles, len(batch))
-
-
-def _add(sums: Tensor, output: dict[str, Tensor]) -> None:
-    """Add figures up where they are: reading one would wait until all before it is computed."""
-    sums += torch.stack([output[name].detach().to(sums) for name in _SUMMED])

@@ -1,12 +1,11 @@
 """Curves of training runs as pictures.
 
-Figures of drawn rounds are read from the file that :mod:`internvl35.train.rounds` writes, those of
-fine-tuning are given by :mod:`internvl35.train.reports`.
+Figures are given by whoever logs them: :mod:`internvl35.train.reports` and
+:mod:`internvl35.train.tiny.run`.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,11 +17,11 @@ from matplotlib.figure import Figure
 from internvl35.errors import DataError
 from internvl35.train.run_folder import step_of
 
-EVALUATED = "eval/"
+EVALUATED = "eval_"
 """What the names of an evaluation's figures begin with."""
 
 SMOOTHING = 0.02
-"""Share of a run over which the figures of single rounds are averaged."""
+"""Share of a run over which the figures of single lines are averaged."""
 
 MEMORY = 0.9
 """How much less a figure of a fine-tuning run weighs with every one that follows it."""
@@ -30,61 +29,44 @@ MEMORY = 0.9
 _NOT_DRAWN = {"epoch"}
 
 
-def plot_curve(metrics: Path, target: Path) -> None:
-    """Draw the curve of a run.
+def plot_curve(lines: Sequence[Mapping[str, Any]], target: Path) -> None:
+    """Draw the losses and the shares right of a run over the samples that it saw.
 
     Args:
-        metrics: ``metrics.jsonl`` of the run folder.
+        lines: figures, each with ``samples``; names that end in ``loss`` are losses, those that end
+            in ``acc`` or begin with ``eval_`` are shares.
         target: picture to write, its format by its suffix.
 
     Raises:
-        DataError: if there are no figures.
+        DataError: if there are no figures, or the disk does not take the picture.
     """
-    lines = read_metrics(metrics)
-    figure = Figure(figsize=(7, 7), layout="constrained")
+    if not lines:
+        raise DataError(f"no figures for {target}; train at least one step")
+    names = sorted({name for line in lines for name in line})
+    figure = Figure(figsize=(7, 8), layout="constrained")
     losses, accuracies = figure.subplots(2, 1, sharex=True)
     width = max(1, round(SMOOTHING * len(lines)))
-    for name in sorted({name for line in lines for name in line if name.endswith("loss")}):
-        _draw(losses, _series(lines, name), name.replace("_", " "), width)
+    for name in names:
+        if name.endswith("loss"):
+            _draw(losses, _series(lines, name), name.replace("_", " "), width)
+        elif name.endswith("acc"):
+            _draw(accuracies, _series(lines, name), name.replace("_", " "), width)
+        elif name.startswith(EVALUATED):
+            label = name.removeprefix(EVALUATED)
+            _draw(accuracies, _series(lines, name), label, 1, marker=".")
     losses.set(ylabel="loss", yscale="log")
-    _draw(accuracies, _series(lines, "patch_accuracy"), "patches", width)
-    for name in sorted({name for line in lines for name in line if name.startswith(EVALUATED)}):
-        _draw(accuracies, _series(lines, name), name.removeprefix(EVALUATED), 1, marker=".")
     accuracies.set(xlabel="samples", ylabel="share right", ylim=(0, 1))
     for axes in (losses, accuracies):
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend()
-    figure.savefig(target, dpi=120)
-
-
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Read the figures of a run, round by round.
-
-    Args:
-        path: ``metrics.jsonl``; a last line that a kill cut short is left out.
-
-    Returns:
-        A dict a round.
-
-    Raises:
-        DataError: if there is none.
-    """
-    lines: list[dict[str, float]] = []
+            axes.legend(fontsize="x-small", ncols=2)
     try:
-        for text in path.read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except json.JSONDecodeError:
-                break
+        figure.savefig(target, dpi=120)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    if not lines:
-        raise DataError(f"{path} holds no figures; train at least one round")
-    return lines
+        raise DataError(f"{target} cannot be written: {error}; free space or move") from error
 
 
-def _series(lines: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:
+def _series(lines: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
     return [(line["samples"], line[name]) for line in lines if name in line]
 
 

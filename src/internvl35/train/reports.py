@@ -34,6 +34,7 @@ _SHOWN = {
     "loss": ("loss", "{:.4f}"),
     "eval_loss": ("eval_loss", "{:.4f}"),
     "token_acc": ("acc", "{:.1%}"),
+    "patch_acc": ("patches", "{:.1%}"),
     "eval_token_acc": ("eval_acc", "{:.1%}"),
     "grad_norm": ("norm", "{:.2f}"),
     "learning_rate": ("lr", "{:.2e}"),

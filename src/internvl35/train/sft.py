@@ -176,9 +176,21 @@ class Trainee(nn.Module):
             ``loss``, a float32 scalar; ``num_correct``, how many targets are the likeliest token;
             ``num_targets``. The two counts are int64 scalars without gradient.
         """
+        return self.answer_loss(batch, total_weight, None)
+
+    def answer_loss(
+        self, batch: TrainingBatch, total_weight: Tensor | float, features: Tensor | None
+    ) -> dict[str, Tensor]:
+        """What :meth:`forward` returns, from visual tokens that are there already.
+
+        Args:
+            batch: padded or packed samples, on the device of the network.
+            total_weight: as in :meth:`forward`.
+            features: ``(N, V, D)`` visual tokens of the batch's tiles; None to compute them.
+        """
         targets, weights = next_tokens(batch, self.averaging)
         chosen = targets != IGNORED
-        states, router_loss = self._hidden_states(batch)
+        states, router_loss = self._hidden_states(batch, features)
         hidden = states[:, :-1][chosen]  # (P, D)
         head: Any = self.model.get_output_embeddings()  # a plain layer, or a wrapped copy of one
         loss, num_correct = linear_cross_entropy(
@@ -197,7 +209,9 @@ class Trainee(nn.Module):
             "num_targets": chosen.sum(),
         }
 
-    def _hidden_states(self, batch: TrainingBatch) -> tuple[Tensor, Tensor | None]:
+    def _hidden_states(
+        self, batch: TrainingBatch, features: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         """Last hidden states ``(B, T, D)`` of the language model, and the loss of its routers.
 
         Padding lies to the right, where causal attention keeps it out of everything that counts, so
@@ -210,7 +224,7 @@ class Trainee(nn.Module):
         if has_router_loss:
             keywords["output_router_logits"] = True
         output = self.model.language_model.model(
-            inputs_embeds=self._inputs(batch),
+            inputs_embeds=self._inputs(batch, features),
             position_ids=batch.position_ids,
             use_cache=False,
             **keywords,
@@ -225,10 +239,11 @@ class Trainee(nn.Module):
         )  # fmt: skip
         return output.last_hidden_state, router_loss
 
-    def _inputs(self, batch: TrainingBatch) -> Tensor:
+    def _inputs(self, batch: TrainingBatch, features: Tensor | None) -> Tensor:
         """Embedded tokens ``(B, T, D)`` with visual tokens in their places."""
         if batch.pixel_values is not None:
-            features = self._encode(batch.pixel_values)
+            if features is None:
+                features = self._encode(batch.pixel_values)
             return self.model.embed_inputs(batch.input_ids, features)
         embed = self.model.get_input_embeddings()
         if not self.keep_dummy_tile:

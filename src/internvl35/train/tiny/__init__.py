@@ -1,0 +1,1 @@
+"""The embedded checkpoint: its shape and recipe, its lessons, its run."""

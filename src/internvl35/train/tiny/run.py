@@ -1,0 +1,343 @@
+"""The run of the embedded checkpoint: stage after stage, resumable at any step.
+
+Every stage has a folder with figures, curves and its last checkpoints, and begins from the weights
+that the one before left behind. Nothing is pickled. What is learned is left to the other files of
+this folder.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase
+
+from internvl35.data.tokenizer import save_tokenizer
+from internvl35.errors import DataError
+from internvl35.model.composite import VisionLanguageModel
+from internvl35.train.checkpoints import list_checkpoints, remove_old, write_checkpoint
+from internvl35.train.distributed import Workers
+from internvl35.train.feed import START_METHOD, FedBatch
+from internvl35.train.figures import FigureWindow
+from internvl35.train.loop import TrainingLoop
+from internvl35.train.optimizers import build_optimizers
+from internvl35.train.reports import TrainingReport
+from internvl35.train.run_folder import RunFolder, read_log, step_of
+from internvl35.train.schedule import Schedule
+from internvl35.train.settings import OptimizationSettings
+from internvl35.train.state import load_state, save_state, state_file
+from internvl35.train.stepping import Stepper
+from internvl35.train.tiny.examples import DrawnExamples, DrawnSteps
+from internvl35.train.tiny.lessons import FIGURES, TinyTrainee
+from internvl35.train.tiny.recipe import STAGES, Stage, StageName, TinyRecipe
+from internvl35.train.tiny.shape import named_token_ids, run_tokenizer, tiny_config
+from internvl35.train.trainable import parameter_groups
+
+WEIGHTS_FILE = "weights.safetensors"
+"""All weights at the end of a stage, those of the head for dense labels included, in float32."""
+
+CHECKPOINT = "checkpoint"
+"""Folder of the finished checkpoint in the run folder."""
+
+KEPT_CHECKPOINTS = 2
+"""Checkpoints of a stage that stay on the disk."""
+
+Evaluate = Callable[[VisionLanguageModel, PreTrainedTokenizerBase], dict[str, float]]
+"""From the model and its tokenizer to figures for the log."""
+
+
+@dataclass(frozen=True)
+class RunPlace:
+    """Where a run is computed, and how long."""
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    """Where the network is."""
+    num_workers: int = 1
+    """Processes that draw; 0 draws in this one."""
+    stop_after_s: float | None = None
+    """Seconds after which the run writes a checkpoint and stops; None for no limit."""
+
+
+class TinyRun:
+    """Trains the embedded checkpoint, or goes on where its folder's run was stopped.
+
+    Args:
+        folder: run folder; stages, tokenizer and at the end ``checkpoint/`` are written there.
+        recipe: what is learned, in which order, and how long.
+        place: where it is computed.
+        evaluate: called now and then; its figures are logged.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        recipe: TinyRecipe,
+        place: RunPlace | None = None,
+        evaluate: Evaluate | None = None,
+    ) -> None:
+        """Settle the tokenizer, which takes a moment in a new run."""
+        self.folder = folder
+        self.recipe = recipe
+        self.place = place or RunPlace()
+        self.evaluate = evaluate
+        self.workers = Workers(device=self.place.device)
+        self.started = time.monotonic()
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer = run_tokenizer(folder / "tokenizer")
+        self.config = tiny_config(*named_token_ids(self.tokenizer))
+        # torch's fused CPU attention is slower than plain products at these sizes (docs/log.md)
+        is_on_cpu = self.place.device.type == "cpu"
+        self.config._attn_implementation = "eager" if is_on_cpu else "sdpa"
+
+    def execute(self, last: StageName = "sft") -> bool:
+        """Train until the end of a stage, or until time is up.
+
+        Args:
+            last: the stage to stop behind.
+
+        Returns:
+            Whether everything up to there is done.
+        """
+        names = STAGES[: STAGES.index(last) + 1]
+        for name in names:
+            is_wanted = self.recipe.stage(name).num_steps and not self._stage_file(name).exists()
+            if is_wanted and not self._train(name):
+                return False
+        if last == STAGES[-1]:
+            self._write_checkpoint()
+        return True
+
+    def _stage_folder(self, name: StageName) -> Path:
+        return self.folder / f"{STAGES.index(name) + 1}-{name}"
+
+    def _stage_file(self, name: StageName) -> Path:
+        return self._stage_folder(name) / WEIGHTS_FILE
+
+    def _beginning(self, name: StageName) -> Path | None:
+        """Weights that a stage begins with: those of the last stage before it that was trained."""
+        before = STAGES[: STAGES.index(name)]
+        files = [self._stage_file(earlier) for earlier in before]
+        return next((path for path in reversed(files) if path.exists()), None)
+
+    def _build(self, name: StageName) -> TinyTrainee:
+        stage = self.recipe.stage(name)
+        torch.manual_seed(self.recipe.seed)
+        trainee = TinyTrainee(
+            VisionLanguageModel(self.config),
+            averaging=stage.averaging,
+            patch_loss_weight=stage.patch_loss_weight,
+            has_frozen_tower=name == "projector",
+        )
+        path = self._beginning(name)
+        if path is not None:
+            trainee.load_state_dict(read_weights(path, trainee))
+        choose_trained(trainee, name)
+        return trainee.to(self.place.device)
+
+    def _train(self, name: StageName) -> bool:
+        recipe, stage, folder = self.recipe, self.recipe.stage(name), self._stage_folder(name)
+        folder.mkdir(exist_ok=True)
+        trainee = self._build(name)
+        optimization = OptimizationSettings(
+            optim=recipe.optimizer, weight_decay=recipe.weight_decay, adam_beta2=0.98,
+            max_grad_norm=recipe.clip_norm,
+        )  # fmt: skip
+        groups = parameter_groups(trainee.model, optimization, stage.learning_rate)
+        if name != "projector":
+            head = {"params": list(trainee.patch_head.parameters()), "weight_decay": 0.0}
+            groups.append(head | {"peak_lr": stage.learning_rate})
+        loop = TrainingLoop(
+            Stepper(trainee, build_optimizers(groups, optimization), recipe.clip_norm),
+            stage_schedule(stage),
+            self.workers,
+            trainee.weigh,
+            compute_dtype=getattr(torch, recipe.precision),
+            others=FIGURES,
+        )
+        progress = self._restore(folder, loop)
+        seconds = float(progress.get("seconds", 0.0))
+        with TrainingReport(
+            RunFolder(folder),
+            stage.num_steps,
+            epoch_at=lambda step: step / stage.num_steps,
+            first_step=loop.step,
+            seconds_before=seconds,
+        ) as report:
+            report.tell(f"stage {name}: step {loop.step} of {stage.num_steps}")
+            is_done = self._take_steps(name, loop, report)
+        if is_done:
+            state = {key: value.cpu().contiguous() for key, value in trainee.state_dict().items()}
+            partial = self._stage_file(name).with_suffix(".partial")
+            save_file(state, partial)
+            partial.replace(self._stage_file(name))
+        return is_done
+
+    def _restore(self, folder: Path, loop: TrainingLoop) -> dict[str, Any]:
+        found = list_checkpoints(folder)
+        if not found:
+            return {}
+        progress = load_state(found[-1], loop.module, loop.stepper.optimizers, self.workers)
+        loop.step = int(progress["step"])
+        return progress
+
+    def _take_steps(self, name: StageName, loop: TrainingLoop, report: TrainingReport) -> bool:
+        recipe, stage = self.recipe, self.recipe.stage(name)
+        window, told = FigureWindow.restore(), dict.fromkeys(FIGURES, 0.0)
+        began = time.perf_counter()
+        if loop.step >= stage.num_steps:
+            return True
+        for figures in loop.run(self._feed(name, loop.step)):
+            window.add(figures, time.perf_counter() - began)
+            began = time.perf_counter()
+            for key, value in figures.others.items():
+                told[key] += value
+            is_last = loop.step == stage.num_steps
+            if loop.step % recipe.log_every == 0 or is_last:
+                line = window.close(figures.learning_rate, self.place.device)
+                report.log_step(loop.step, line | describe_patches(told))
+                told = dict.fromkeys(FIGURES, 0.0)
+            report.advance(loop.step, {"loss": figures.loss})
+            every = recipe.evaluate_every
+            if every and name != "tower" and (loop.step % every == 0 or is_last):
+                self._evaluate(loop, report)
+            is_late = self._is_late()
+            if loop.step % recipe.save_every == 0 or is_last or is_late:
+                self._save(name, loop, report)
+            if is_late and not is_last:
+                report.tell(f"stopped after {loop.step} steps: the time is up; run again to go on")
+                return False
+            began = time.perf_counter()
+        return True
+
+    def _is_late(self) -> bool:
+        limit = self.place.stop_after_s
+        return limit is not None and time.monotonic() - self.started > limit
+
+    def _feed(self, name: StageName, start: int) -> Iterator[list[FedBatch]]:
+        examples = DrawnExamples(self.recipe, name, self.tokenizer, self.config)
+        steps = DrawnSteps(examples, int(self.config.text_config.pad_token_id))
+        num_workers = self.place.num_workers
+        loader: DataLoader[list[FedBatch]] = DataLoader(
+            steps,
+            batch_size=None,
+            sampler=range(start, len(steps)),
+            num_workers=num_workers,
+            prefetch_factor=4 if num_workers else None,
+            multiprocessing_context=START_METHOD if num_workers else None,
+            generator=torch.Generator(),
+        )
+        return iter(loader)
+
+    def _evaluate(self, loop: TrainingLoop, report: TrainingReport) -> None:
+        if self.evaluate is None:
+            return
+        trainee = loop.module
+        assert isinstance(trainee, TinyTrainee)
+        trainee.eval()
+        report.log_eval(loop.step, self.evaluate(trainee.model, self.tokenizer))
+        trainee.train()
+
+    def _save(self, name: StageName, loop: TrainingLoop, report: TrainingReport) -> None:
+        folder = self._stage_folder(name)
+        progress = {"step": loop.step, "seconds": report.seconds}
+        state = {"global_step": loop.step, "max_steps": self.recipe.stage(name).num_steps}
+
+        def fill(target: Path) -> None:
+            path = target / state_file(self.workers)
+            save_state(path, loop.module, loop.stepper.optimizers, self.workers, progress)
+
+        write_checkpoint(folder, loop.step, fill, state)
+        remove_old(folder, KEPT_CHECKPOINTS, None)
+        report.draw()
+
+    def _write_checkpoint(self) -> None:
+        trainee = self._build(STAGES[-1])
+        trainee.load_state_dict(read_weights(self._stage_file(STAGES[-1]), trainee))
+        target = self.folder / CHECKPOINT
+        trainee.model.to(dtype=torch.bfloat16).save_pretrained(target)
+        save_tokenizer(self.tokenizer, target)
+
+
+def read_curve(folder: Path, recipe: TinyRecipe) -> list[dict[str, Any]]:
+    """Read the figures of all stages of a run.
+
+    Args:
+        folder: run folder.
+        recipe: of the run.
+
+    Returns:
+        Lines in order, each with ``stage``, ``step`` of the stage and ``samples`` of the run.
+    """
+    lines: list[dict[str, Any]] = []
+    before = 0
+    for number, name in enumerate(STAGES):
+        log = RunFolder(folder / f"{number + 1}-{name}").log_file
+        found = read_log(log) if log.exists() else []
+        steps = [(step, line) for line in found if (step := step_of(line)) is not None]
+        for step, line in steps:
+            samples = (before + step) * recipe.samples_per_step
+            lines.append(line | {"stage": name, "step": step, "samples": samples})
+        before += max((step for step, _ in steps), default=0)
+    return lines
+
+
+def stage_schedule(stage: Stage) -> Schedule:
+    """Course of a stage's learning rate."""
+    name = "wsd" if stage.decay_share else "constant"
+    return Schedule(name, stage.num_steps, stage.num_warmup_steps, stage.decay_share or 1.0)
+
+
+def choose_trained(trainee: TinyTrainee, name: StageName) -> None:
+    """Let exactly the parts train that a stage is for.
+
+    Args:
+        trainee: changed in place.
+        name: of the stage.
+    """
+    trainee.requires_grad_(name != "tower")
+    if name == "tower":
+        trainee.model.vision_tower.requires_grad_(True)
+        trainee.patch_head.requires_grad_(True)
+    elif name == "projector":
+        trainee.model.vision_tower.requires_grad_(False)
+        trainee.patch_head.requires_grad_(False)
+
+
+def describe_patches(told: dict[str, float]) -> dict[str, float]:
+    """Turn sums into figures of the dense labels; none if there were no such lessons."""
+    if not told["num_tiles_seen"]:
+        return {}
+    return {
+        "patch_loss": told["patch_loss"] / told["num_tiles_seen"],
+        "patch_acc": told["num_patches_right"] / max(1.0, told["num_patches"]),
+    }
+
+
+def read_weights(path: Path, trainee: TinyTrainee) -> dict[str, Tensor]:
+    """Read the weights of a stage.
+
+    Args:
+        path: a stage's file.
+        trainee: what they are for.
+
+    Returns:
+        All weights by name.
+
+    Raises:
+        DataError: if they are those of another network.
+    """
+    state = load_file(path)
+    wanted = {name: value.shape for name, value in trainee.state_dict().items()}
+    if {name: value.shape for name, value in state.items()} != wanted:
+        raise DataError(
+            f"{path} holds the weights of another network; use a new folder, or the version of the "
+            "package that began this run"
+        )
+    return state
