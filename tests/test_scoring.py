@@ -12,6 +12,7 @@ from internvl35.scoring import (
     exact_match,
     extract_number,
     normalize_answer,
+    pass_at_k,
     rouge_l,
     rouge_n,
     rouge_tokens,
@@ -238,3 +239,15 @@ def test_answers_are_summed_up() -> None:
 def test_an_unknown_metric_is_refused() -> None:
     with pytest.raises(ConfigError, match="metric 'bleu' is unknown; known: acc, exact_match, rou"):
         score_answers(["a"], ["a"], ["bleu"])  # type: ignore[list-item]
+
+
+def test_the_chance_that_one_of_k_answers_is_right():
+    assert pass_at_k(8, 2, 1) == pytest.approx(2 / 8)
+    assert pass_at_k(8, 2, 2) == pytest.approx(1 - 6 / 8 * 5 / 7)  # drawn without putting back
+    assert (pass_at_k(8, 0, 8), pass_at_k(8, 1, 8), pass_at_k(8, 5, 4)) == (0, 1, 1)
+
+
+@pytest.mark.parametrize(("n", "c", "k"), [(8, 9, 1), (8, -1, 1), (8, 1, 9), (8, 1, 0)])
+def test_a_chance_of_impossible_counts_is_refused(n, c, k):
+    with pytest.raises(ValueError, match="needed"):
+        pass_at_k(n, c, k)

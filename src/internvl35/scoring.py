@@ -120,6 +120,31 @@ def wilson_interval(num_right: int, num_total: int, z: float = 1.96) -> tuple[fl
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def pass_at_k(num_samples: int, num_right: int, k: int) -> float:
+    """Chance that at least one of k answers is right, estimated without bias from more answers.
+
+    M. Chen et al., Evaluating Large Language Models Trained on Code, arXiv 2107.03374, section 2.1:
+    ``1 - C(n - c, k) / C(n, k)``.
+
+    Args:
+        num_samples: answers drawn, n.
+        num_right: right ones among them, c.
+        k: answers that one would draw.
+
+    Returns:
+        The chance, 0 to 1.
+
+    Raises:
+        ValueError: unless ``0 <= c <= n`` and ``1 <= k <= n``.
+    """
+    if not 0 <= num_right <= num_samples or not 1 <= k <= num_samples:
+        raise ValueError(
+            f"{num_right} right of {num_samples}, k is {k}; needed: 0 <= right <= samples and "
+            "1 <= k <= samples"
+        )
+    return 1 - math.comb(num_samples - num_right, k) / math.comb(num_samples, k)
+
+
 def rouge_tokens(text: str) -> list[str]:
     """Cut a text into what ROUGE counts.
 
