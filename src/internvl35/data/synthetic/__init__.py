@@ -14,11 +14,13 @@ from internvl35.data.synthetic.bar_charts import Bars
 from internvl35.data.synthetic.counting import Counting
 from internvl35.data.synthetic.drawing import Chance, Drawing, Family, Split, Turn
 from internvl35.data.synthetic.labels import MARK_LABELS, Mark
+from internvl35.data.synthetic.lines import Lines
 from internvl35.data.synthetic.pages import draw_page
 from internvl35.data.synthetic.reading import Reading
 from internvl35.data.synthetic.relations import Relations
 from internvl35.data.synthetic.shapes import Shapes
 from internvl35.data.synthetic.sheet import contact_sheet
+from internvl35.data.synthetic.sums import Sums
 from internvl35.data.synthetic.talk import Talk
 from internvl35.data.synthetic.svg_drawing import SvgDrawing
 from internvl35.errors import DataError
@@ -40,9 +42,11 @@ FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
         Reading(),
+        Lines(),
         Counting(),
         Shapes(),
         Talk(),
+        Sums(),
         SvgDrawing(),
         Bars(),
         Relations(),

@@ -223,8 +223,13 @@ def choose_font(chance: Chance, text: str) -> str:
         return PLAIN_FONT
     while True:
         name = chance.pick(FONTS)
-        if not name.startswith("cm") or _OLD_SAFE.issuperset(text):
+        if can_print(name, text):
             return name
+
+
+def can_print(name: str, text: str) -> bool:
+    """Whether a font has every character of a text, each where it is looked for."""
+    return not name.startswith("cm") or _OLD_SAFE.issuperset(text)
 
 
 _OLD_SAFE = frozenset(
