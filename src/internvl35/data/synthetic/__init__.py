@@ -21,8 +21,9 @@ from internvl35.data.synthetic.relations import Relations
 from internvl35.data.synthetic.shapes import Shapes
 from internvl35.data.synthetic.sheet import contact_sheet
 from internvl35.data.synthetic.sums import Sums
-from internvl35.data.synthetic.talk import Talk
+from internvl35.data.synthetic.sums import Sums
 from internvl35.data.synthetic.svg_drawing import SvgDrawing
+from internvl35.data.synthetic.talk import Talk
 from internvl35.errors import DataError
 
 __all__ = [
@@ -50,6 +51,7 @@ FAMILIES: dict[str, Family] = {
         SvgDrawing(),
         Bars(),
         Relations(),
+        Sums(),
     )
 }
 """Every kind of task by name."""
