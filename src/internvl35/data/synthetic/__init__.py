@@ -14,6 +14,7 @@ from internvl35.data.synthetic.bar_charts import Bars
 from internvl35.data.synthetic.counting import Counting
 from internvl35.data.synthetic.drawing import Chance, Drawing, Family, Split, Turn
 from internvl35.data.synthetic.labels import MARK_LABELS, Mark
+from internvl35.data.synthetic.line_charts import Curves
 from internvl35.data.synthetic.lines import Lines
 from internvl35.data.synthetic.pages import draw_page
 from internvl35.data.synthetic.reading import Reading
@@ -52,6 +53,7 @@ FAMILIES: dict[str, Family] = {
         Bars(),
         Relations(),
         Sums(),
+        Curves(),
     )
 }
 """Every kind of task by name."""

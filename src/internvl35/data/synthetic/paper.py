@@ -61,6 +61,7 @@ class Paper:
         self.image = Image.new("RGB", (canvas.width, canvas.height), self.ground)
         self.pen = ImageDraw.Draw(self.image)
         self.marks: list[Mark] = []
+        self.fills: dict[str, Colour] = {}
 
     def width(self, text: str) -> int:
         """Pixels that a line takes."""
