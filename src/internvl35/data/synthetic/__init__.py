@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from typing import get_args
 
+from internvl35.data.synthetic.arithmetic import Arithmetic
 from internvl35.data.synthetic.bar_charts import Bars
 from internvl35.data.synthetic.counting import Counting
 from internvl35.data.synthetic.drawing import Chance, Drawing, Family, Split, Turn
@@ -54,6 +55,7 @@ FAMILIES: dict[str, Family] = {
         Relations(),
         Sums(),
         Curves(),
+        Arithmetic(),
     )
 }
 """Every kind of task by name."""
