@@ -20,6 +20,7 @@ from internvl35.data.synthetic.lines import Lines
 from internvl35.data.synthetic.pages import draw_page
 from internvl35.data.synthetic.reading import Reading
 from internvl35.data.synthetic.relations import Relations
+from internvl35.data.synthetic.several import Several
 from internvl35.data.synthetic.shapes import Shapes
 from internvl35.data.synthetic.sheet import contact_sheet
 from internvl35.data.synthetic.sums import Sums
@@ -56,6 +57,7 @@ FAMILIES: dict[str, Family] = {
         Sums(),
         Curves(),
         Arithmetic(),
+        Several(),
     )
 }
 """Every kind of task by name."""

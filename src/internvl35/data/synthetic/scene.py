@@ -21,7 +21,7 @@ COLOURS: dict[str, Colour] = {
     "blue": (38, 84, 214),
     "purple": (124, 44, 164),
     "pink": (248, 134, 190),
-    "brown": (122, 72, 30),
+    "brown": (124, 68, 28),
     "black": (14, 14, 14),
     "white": (246, 246, 246),
     "grey": (134, 134, 134),
@@ -113,10 +113,12 @@ def colours_on(background: Colour) -> list[str]:
 
 
 def vary_colour(chance: Chance, name: str) -> Colour:
-    """A colour that still deserves its name."""
-    spread = round(14 * chance.level)
+    """A colour that still deserves its name: somewhat lighter or darker, hardly another hue."""
+    rng = chance.rng
+    lighter, hue = round(10 * chance.level), round(7 * chance.level)
+    shift = rng.randint(-lighter, lighter)
     red, green, blue = (
-        min(255, max(0, part + chance.rng.randint(-spread, spread))) for part in COLOURS[name]
+        min(255, max(0, part + shift + rng.randint(-hue, hue))) for part in COLOURS[name]
     )
     return red, green, blue
 
