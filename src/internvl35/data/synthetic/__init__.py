@@ -10,23 +10,25 @@ from __future__ import annotations
 import random
 from typing import get_args
 
-from internvl35.data.synthetic.arithmetic import Arithmetic
 from internvl35.data.synthetic.bar_charts import Bars
+from internvl35.data.synthetic.arithmetic import Arithmetic
 from internvl35.data.synthetic.counting import Counting
 from internvl35.data.synthetic.drawing import Chance, Drawing, Family, Split, Turn
 from internvl35.data.synthetic.labels import MARK_LABELS, Mark
 from internvl35.data.synthetic.line_charts import Curves
 from internvl35.data.synthetic.lines import Lines
+from internvl35.data.synthetic.motion import Motion
 from internvl35.data.synthetic.pages import draw_page
 from internvl35.data.synthetic.reading import Reading
+from internvl35.data.synthetic.receipts import Receipts
 from internvl35.data.synthetic.relations import Relations
+from internvl35.data.synthetic.screens import Screens
 from internvl35.data.synthetic.several import Several
 from internvl35.data.synthetic.shapes import Shapes
 from internvl35.data.synthetic.sheet import contact_sheet
 from internvl35.data.synthetic.sums import Sums
-from internvl35.data.synthetic.sums import Sums
-from internvl35.data.synthetic.svg_drawing import SvgDrawing
 from internvl35.data.synthetic.talk import Talk
+from internvl35.data.synthetic.svg_drawing import SvgDrawing
 from internvl35.errors import DataError
 
 __all__ = [
@@ -47,17 +49,19 @@ FAMILIES: dict[str, Family] = {
     for family in (
         Reading(),
         Lines(),
+        Receipts(),
         Counting(),
         Shapes(),
         Talk(),
         Sums(),
+        Arithmetic(),
         SvgDrawing(),
         Bars(),
         Relations(),
-        Sums(),
         Curves(),
-        Arithmetic(),
         Several(),
+        Motion(),
+        Screens(),
     )
 }
 """Every kind of task by name."""

@@ -172,7 +172,9 @@ def _choose_lines(chance: Chance, font: str, room: int) -> list[str]:
     longest = min(room - 2, MAX_LINE if num == 1 else MAX_NTH_LINE)
     lines: list[str] = []
     while len(lines) < num:
-        limit = rng.randint(LEAST_LIMIT, longest) if chance.is_hard() else LEAST_LIMIT
+        limit = LEAST_LIMIT
+        if chance.is_hard():  # many phrases stay well below their limit
+            limit = max(rng.randint(LEAST_LIMIT, longest) for _ in range(2))
         line = choose_phrase(chance, limit, has_dollar=can_print(font, "$"))
         if line not in lines:
             lines.append(line)

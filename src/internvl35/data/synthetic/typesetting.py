@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from PIL import Image
 
@@ -57,7 +58,7 @@ class Block:
     align: float = 0.0
     """0 sets the lines flush left, 0.5 in the middle, 1 flush right."""
 
-    @property
+    @cached_property
     def ink(self) -> tuple[int, int, int, int]:
         """Left, top, right and bottom of the ink, seen from the left end of the first base line."""
         boxes = [
@@ -101,12 +102,12 @@ def ink_box(line: str, font: str, size: int) -> tuple[int, int, int, int]:
     left, top, right, bottom = size, 0, 0, -size
     for letter in line:
         glyph = load_glyph(font, size, letter)
-        if glyph.mask.width:
-            left, right = (
-                min(left, pen + glyph.left),
-                max(right, pen + glyph.left + glyph.mask.width),
-            )
-            top, bottom = min(top, glyph.top), max(bottom, glyph.top + glyph.mask.height)
+        width, height = glyph.mask.size
+        if width:
+            left = min(left, pen + glyph.left)
+            right = max(right, pen + glyph.left + width)
+            top = min(top, glyph.top)
+            bottom = max(bottom, glyph.top + height)
         pen += glyph.advance
     return left, top, right, bottom
 
@@ -164,7 +165,9 @@ def set_block(
         size = low * (high / low) ** rng.random()
     else:
         size = rng.uniform(0.4 * low + 0.6 * high, high)
-    return Block(tuple(lines), font, round(size), round(leading * size), align)
+    step = max(1, int(size / 12))  # few sizes, so that most characters are rendered before
+    rounded = max(low, int(size) // step * step)
+    return Block(tuple(lines), font, rounded, round(leading * rounded), align)
 
 
 def _size_range(
