@@ -1,7 +1,8 @@
 """Boxes and names of objects in the texts of a row, as the released models write them.
 
 A box is ``<box>[[x1, y1, x2, y2]]</box>`` in thousandths of the picture's sides, a name is
-``<ref>name</ref>``. Sizes of pictures are the caller's business. Paper section 2.2, grounding data.
+``<ref>name</ref>``. A click is ``pyautogui.click(x=0.42, y=0.12)`` in parts of the sides. Sizes of
+pictures are the caller's business. Paper section 2.2, grounding data.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ BOX_MARK = "<bbox>"
 
 _MARKS = re.compile(f"{re.escape(REF_MARK)}|{re.escape(BOX_MARK)}")
 _SCALE = 1000
+_SIDE = r"\s{0,9}(-?\d{1,9}(?:\.\d{1,18})?)\s{0,9}"
+_PLACE = re.compile(
+    rf"x\s{{0,9}}={_SIDE},\s{{0,9}}y\s{{0,9}}={_SIDE}|\[{_SIDE},{_SIDE}(?:,{_SIDE},{_SIDE})?\]"
+)
 _FARTHEST = 1e9
 
 
@@ -120,6 +125,80 @@ def fill_objects(
         return f"<ref>{text}</ref>" if match.group() == REF_MARK else text
 
     return tuple(replace(message, text=_MARKS.sub(fill, message.text)) for message in messages)
+
+
+def write_box(name: str, box: Box) -> str:
+    """Say where something is, as the released models do.
+
+    Args:
+        name: what it is called.
+        box: a box or a point in parts of the picture's sides, 0 to 1.
+
+    Returns:
+        The name and the box in thousandths, in their tags.
+
+    Raises:
+        DataError: if the box does not lie in the picture.
+    """
+    return f"<ref>{name}</ref><box>[{_write_box(box, (1, 1))}]</box>"
+
+
+def write_click(point: tuple[float, float]) -> str:
+    """Say where to click, as the released models do, with two decimals.
+
+    Args:
+        point: parts of the picture's sides, 0 to 1.
+    """
+    x, y = point
+    return f"pyautogui.click(x={x:.2f}, y={y:.2f})"
+
+
+def read_place(text: str) -> Box | None:
+    """Find the first click, point or box that an answer gives.
+
+    Numbers up to 1 are parts of the picture's sides, larger ones are thousandths, never pixels.
+
+    Args:
+        text: whatever a model said.
+
+    Returns:
+        ``(x1, y1, x2, y2)`` or ``(x, y)`` in parts of the sides; None if there is no place or it
+        lies outside of the picture.
+    """
+    found = _PLACE.search(text)
+    if found is None:
+        return None
+    numbers = tuple(float(number) for number in found.groups() if number is not None)
+    if max(numbers) > 1:
+        numbers = tuple(number / _SCALE for number in numbers)
+    return numbers if min(numbers) >= 0 and max(numbers) <= 1 else None
+
+
+def middle_of(place: Box) -> tuple[float, float]:
+    """The point that a place stands for: itself, or the middle of a box."""
+    return (place[0] + place[-2]) / 2, (place[1] + place[-1]) / 2
+
+
+def is_inside(point: tuple[float, float], box: Box) -> bool:
+    """Whether a point lies in a box; its border belongs to it."""
+    return box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3]
+
+
+def overlap(one: Box, other: Box) -> float:
+    """Intersection over union of two boxes, 0 to 1; 0 if one is a point or ends before it begins.
+
+    Args:
+        one: ``(x1, y1, x2, y2)``.
+        other: likewise, in the same unit.
+    """
+    if len(one) < 4 or len(other) < 4:
+        return 0.0
+    areas = [max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1]) for box in (one, other)]
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    if min(*areas, width, height) <= 0:
+        return 0.0
+    return width * height / (sum(areas) - width * height)
 
 
 def _is_list(value: Any) -> bool:
