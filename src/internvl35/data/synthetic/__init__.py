@@ -19,6 +19,7 @@ from internvl35.data.synthetic.line_charts import Curves
 from internvl35.data.synthetic.lines import Lines
 from internvl35.data.synthetic.motion import Motion
 from internvl35.data.synthetic.pages import draw_page
+from internvl35.data.synthetic.pie_charts import Pies
 from internvl35.data.synthetic.reading import Reading
 from internvl35.data.synthetic.receipts import Receipts
 from internvl35.data.synthetic.relations import Relations
@@ -62,6 +63,7 @@ FAMILIES: dict[str, Family] = {
         Several(),
         Motion(),
         Screens(),
+        Pies(),
     )
 }
 """Every kind of task by name."""

@@ -42,7 +42,7 @@ SMALLEST_WORDINGS = wordings(
     "Name the smallest {part}.",
     "Which one is the smallest?",
     "Which label has the least value?",
-    "Which {part} is the least?",
+    "Which {part} is the tiniest?",
     "What has the lowest value in this chart?",
     "What does the smallest {part} stand for?",
     "Which {part} is the smallest?" + _BRIEFLY,
@@ -185,7 +185,7 @@ WHICH_WORDINGS = wordings(
     "For which label does the chart show {value}?",
     "Which {part} shows {value}?",
     "Name the {part} with the value {value}.",
-    "Which {part} is {value}?",
+    "Which {part} stands for {value}?",
     "Find the label with the value {value}.",
     "Which {part} stands at {value}?",
     "Which {part} has the value {value}?" + _BRIEFLY,
@@ -193,6 +193,23 @@ WHICH_WORDINGS = wordings(
     "Which one is at {value}?",
 )
 """Ways to ask for the label of a value."""
+
+SHARE_WORDINGS = wordings(
+    "What share does {label} have?",
+    "What percentage is {label}?",
+    "Which percentage does {label} have?",
+    "What is the percentage of {label}?",
+    "What is the share of {label}?",
+    "How many per cent is {label}?",
+    "How many percent does {label} have?",
+    "Give the percentage of {label}.",
+    "Tell me the share of {label}.",
+    "Read the percentage of {label}.",
+    "What percentage is {label}?" + _BRIEFLY,
+    "What share of the pie is {label}?" + _BRIEFLY,
+    "What part of the whole is {label}, in per cent?",
+)
+"""Ways to ask for a printed share."""
 
 TITLE_WORDINGS = wordings(
     "What is the title of the chart?",
@@ -227,10 +244,19 @@ def ask_labels(chance: Chance, table: Table, part: str) -> list[Turn]:
     ]
 
 
-def ask_comparison(chance: Chance, table: Table) -> Turn:
-    """Ask whether one value is larger than another; as often yes as no."""
+def ask_comparison(chance: Chance, table: Table, least: int = 1) -> Turn:
+    """Ask whether one value is larger than another; as often yes as no.
+
+    Args:
+        chance: of wordings.
+        table: what the chart shows.
+        least: by how much the two differ at the least; two of the values do.
+    """
     is_larger = chance.rng.random() < 0.5
-    high, low = _pick_pair(chance.rng, table)
+    while True:
+        high, low = _pick_pair(chance.rng, table)
+        if table.values[high] - table.values[low] >= least:
+            break
     first, second = (high, low) if is_larger else (low, high)
     return chance.turn(
         COMPARE_WORDINGS,

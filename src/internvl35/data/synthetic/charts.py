@@ -63,6 +63,7 @@ _QUARTERS = ("Q1", "Q2", "Q3", "Q4")
 _KINDS = ("letters", "months", "days", "years", "quarters", "topic", "names")
 _WEIGHTS = (2, 2, 1, 1, 1, 5, 1)
 _TIME_WEIGHTS = (1, 4, 3, 4, 1, 1, 0)
+_NARROW_WEIGHTS = (3, 4, 3, 1, 0, 0, 0)  # for many labels side by side
 
 _SCALES = (
     (1, 5, 1), (1, 6, 1), (1, 8, 2), (1, 10, 2), (5, 5, 1), (5, 6, 1), (5, 8, 2), (10, 5, 1),
@@ -130,7 +131,8 @@ def choose_labels(chance: Chance, num: int, *, is_time: bool = False) -> tuple[s
     if not chance.is_hard():
         start = rng.randrange(len(_LETTERS) - num)
         return tuple(_LETTERS[start : start + num])
-    kind = rng.choices(_KINDS, _TIME_WEIGHTS if is_time else _WEIGHTS)[0]
+    weights = _TIME_WEIGHTS if is_time else _WEIGHTS
+    kind = rng.choices(_KINDS, _NARROW_WEIGHTS if is_time and num > 4 else weights)[0]
     if kind == "letters":
         return tuple(rng.sample(_LETTERS, num)) if rng.random() < 0.3 else _run(rng, _LETTERS, num)
     if kind == "months":

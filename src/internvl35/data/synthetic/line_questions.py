@@ -158,7 +158,7 @@ def ask_lines(chance: Chance, lines: tuple[Series, ...]) -> list[Turn]:
                 chance.turn(COLOUR_WORDINGS, series.colour, "colour", parts={"line": name})
             )
     turns.append(_ask_comparison(chance, lines))
-    turns.append(_ask_count(chance, lines))
+    turns += _ask_count(chance, lines)
     return turns
 
 
@@ -203,8 +203,11 @@ def _ask_comparison(chance: Chance, lines: tuple[Series, ...]) -> Turn:
     return chance.turn(ABOVE_WORDINGS, answer, "above", parts=parts)
 
 
-def _ask_count(chance: Chance, lines: tuple[Series, ...]) -> Turn:
-    if len(lines) == 1 and chance.rng.random() < 0.6:
-        num = len(lines[0].table.labels)
-        return chance.turn(COUNT_WORDINGS, str(num), "count", parts={"parts": "points"})
-    return chance.turn(COUNT_WORDINGS, str(len(lines)), "count", parts={"parts": "lines"})
+def _ask_count(chance: Chance, lines: tuple[Series, ...]) -> list[Turn]:
+    # Lines are asked for less often than points, or half of all answers would be 2.
+    parts, num = "lines", len(lines)
+    if chance.rng.random() < (0.75 if num == 1 else 0.5):
+        if num > 1:
+            return []
+        parts, num = "points", len(lines[0].table.labels)
+    return [chance.turn(COUNT_WORDINGS, str(num), "count", parts={"parts": parts})]
