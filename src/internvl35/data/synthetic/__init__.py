@@ -14,6 +14,7 @@ from internvl35.data.synthetic.bar_charts import Bars
 from internvl35.data.synthetic.arithmetic import Arithmetic
 from internvl35.data.synthetic.counting import Counting
 from internvl35.data.synthetic.drawing import Chance, Drawing, Family, Split, Turn
+from internvl35.data.synthetic.formulas import Formulas
 from internvl35.data.synthetic.labels import MARK_LABELS, Mark
 from internvl35.data.synthetic.line_charts import Curves
 from internvl35.data.synthetic.lines import Lines
@@ -64,6 +65,7 @@ FAMILIES: dict[str, Family] = {
         Motion(),
         Screens(),
         Pies(),
+        Formulas(),
     )
 }
 """Every kind of task by name."""
