@@ -213,6 +213,8 @@ def _ask_counts(chance: Chance, scenes: list[Scene]) -> Iterator[Asking]:
 def _ask_looks(chance: Chance, scenes: list[Scene]) -> Iterator[Asking]:
     names = {thing.name: None for scene in scenes for thing in scene}
     for name in names:
+        if name.replace("rectangle", "square") in names and name.endswith("rectangle"):
+            continue  # a square is a rectangle, too
         having = [at for at, scene in enumerate(scenes) if name in {one.name for one in scene}]
         if len(having) == 1:
             answer, parts = str(having[0] + 1), {"name": with_article(name)}

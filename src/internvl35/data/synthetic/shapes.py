@@ -209,7 +209,9 @@ def _ask_presence(chance: Chance, things: list[Thing], known: list[str]) -> Turn
     if rng.random() < 0.5:
         colour = rng.choice([name for name in known if name != colour])
     else:
-        shape = rng.choice([name for name in SHAPES if name != shape])
+        # A square is a rectangle, too.
+        left_out = {shape, "rectangle" if shape == "square" else shape}
+        shape = rng.choice([name for name in SHAPES if name not in left_out])
     name = with_article(f"{colour} {shape}")
     return chance.turn(PRESENT_WORDINGS, "no", "there", parts={"name": name})
 
@@ -261,7 +263,7 @@ class Shapes:
         things = _make_things(chance, boxes, background)
         turns = [
             *_ask_names(chance, things),
-            *_ask_sizes(chance, things),
+            *(_ask_sizes(chance, things) if num > 1 else ()),
             _ask_presence(chance, things, colours_on(background)),
         ]
         turns = rng.sample(turns, min(MAX_TURNS, len(turns)))

@@ -73,6 +73,15 @@ _OUTLINES: dict[str, tuple[tuple[float, float], ...]] = {
     "cross": _CROSS,
     "heart": _HEART,
 }
+_EXTENTS = {
+    shape: (
+        min(x for x, _ in points),
+        min(y for _, y in points),
+        max(x for x, _ in points),
+        max(y for _, y in points),
+    )
+    for shape, points in _OUTLINES.items()
+}
 _SCALE = 2
 _STROKE = 0.13  # of the side
 _LEAST_STROKE = 3.0
@@ -149,7 +158,7 @@ def draw_things(
     Args:
         chance: of the shades.
         canvas: size of the picture.
-        things: what to draw where.
+        things: what to draw where; their boxes, in whole pixels, do not overlap.
         background: fills the rest.
 
     Returns:
@@ -166,7 +175,7 @@ def paint_things(
 
     Args:
         canvas: size of the picture.
-        things: what to draw where.
+        things: what to draw where; their boxes, in whole pixels, do not overlap.
         background: fills the rest.
         shades: what each name of a colour stands for.
 
@@ -179,32 +188,33 @@ def paint_things(
 def _paint(
     canvas: Canvas, things: Sequence[Thing], background: Colour, shades: Sequence[Colour]
 ) -> Image.Image:
-    size = (canvas.width * _SCALE, canvas.height * _SCALE)
-    image = Image.new("RGB", size, background)
-    pen = ImageDraw.Draw(image)
+    image = Image.new("RGB", (canvas.width, canvas.height), background)
     for thing, shade in zip(things, shades, strict=True):
-        _paint_thing(pen, thing, shade)
-    return image.reduce(_SCALE)
+        place = round(thing.box[0]), round(thing.box[1])
+        image.paste(_stamp(thing, shade, background), place)
+    return image
 
 
-def _paint_thing(pen: ImageDraw.ImageDraw, thing: Thing, shade: Colour) -> None:
-    left, top, right, bottom = (_SCALE * edge for edge in thing.box)
+def _stamp(thing: Thing, shade: Colour, background: Colour) -> Image.Image:
+    side = _SCALE * round(thing.side)
+    image = Image.new("RGB", (side, side), background)
+    pen = ImageDraw.Draw(image)
     stroke = 0 if thing.is_filled else round(_SCALE * _stroke(thing.side))
+    middle, radius = (side - 1) / 2, (side - 1 - stroke) / 2
     if thing.shape == "circle":
-        box = (left, top, right - 1, bottom - 1)
+        box = (0, 0, side - 1, side - 1)
         if thing.is_filled:
             pen.ellipse(box, fill=shade)
         else:
             pen.ellipse(box, outline=shade, width=stroke)
-        return
-    middle_x, middle_y = (left + right - 1) / 2, (top + bottom - 1) / 2
-    radius = (right - left - 1 - stroke) / 2
-    points = [(middle_x + x * radius, middle_y + y * radius) for x, y in _OUTLINES[thing.shape]]
+        return image.reduce(_SCALE)
+    points = [(middle + x * radius, middle + y * radius) for x, y in _OUTLINES[thing.shape]]
     if thing.is_filled:
         pen.polygon(points, fill=shade)
     else:
         # The line goes on past its first corner, or that corner would not be round.
         pen.line([*points, *points[:2]], fill=shade, width=stroke, joint="curve")
+    return image.reduce(_SCALE)
 
 
 def _stroke(side: float) -> float:
@@ -216,16 +226,16 @@ def _ink_box(thing: Thing) -> Box:
     left, top, right, bottom = thing.box
     if thing.shape == "circle":
         return thing.box
-    xs, ys = zip(*_OUTLINES[thing.shape], strict=True)
+    least_x, least_y, most_x, most_y = _EXTENTS[thing.shape]
     x, y = thing.middle
     half = 0.0 if thing.is_filled else _stroke(thing.side) / 2
     radius = (right - left) / 2 - half
     spare = half + 0.25  # corners are rounded to half pixels
     return (
-        max(left, math.floor(x + min(xs) * radius - spare)),
-        max(top, math.floor(y + min(ys) * radius - spare)),
-        min(right, math.ceil(x + max(xs) * radius + spare)),
-        min(bottom, math.ceil(y + max(ys) * radius + spare)),
+        max(left, math.floor(x + least_x * radius - spare)),
+        max(top, math.floor(y + least_y * radius - spare)),
+        min(right, math.ceil(x + most_x * radius + spare)),
+        min(bottom, math.ceil(y + most_y * radius + spare)),
     )
 
 
