@@ -10,11 +10,12 @@ from __future__ import annotations
 import random
 from typing import get_args
 
-from internvl35.data.synthetic.bar_charts import Bars
 from internvl35.data.synthetic.arithmetic import Arithmetic
+from internvl35.data.synthetic.bar_charts import Bars
 from internvl35.data.synthetic.counting import Counting
 from internvl35.data.synthetic.drawing import Chance, Drawing, Family, Split, Turn
 from internvl35.data.synthetic.formulas import Formulas
+from internvl35.data.synthetic.honesty import Honesty
 from internvl35.data.synthetic.labels import MARK_LABELS, Mark
 from internvl35.data.synthetic.line_charts import Curves
 from internvl35.data.synthetic.lines import Lines
@@ -29,8 +30,8 @@ from internvl35.data.synthetic.several import Several
 from internvl35.data.synthetic.shapes import Shapes
 from internvl35.data.synthetic.sheet import contact_sheet
 from internvl35.data.synthetic.sums import Sums
-from internvl35.data.synthetic.talk import Talk
 from internvl35.data.synthetic.svg_drawing import SvgDrawing
+from internvl35.data.synthetic.talk import Talk
 from internvl35.errors import DataError
 
 __all__ = [
@@ -66,6 +67,7 @@ FAMILIES: dict[str, Family] = {
         Screens(),
         Pies(),
         Formulas(),
+        Honesty(),
     )
 }
 """Every kind of task by name."""

@@ -120,8 +120,8 @@ def _draw_shapes(chance: Chance) -> tuple[Picture, list[Turn]]:
     for name, members in groups.items():
         chosen = [n for n, is_member in zip(numbers, members, strict=True) if is_member]
         if 2 <= len(chosen) <= 3:
-            seen = f"{name}: {', '.join(map(str, chosen))}"
-            turns.append(_turn(chance, TOTAL_WORDINGS, [seen], chosen, things=name))
+            found = f"{name}: {', '.join(map(str, chosen))}"
+            turns.append(_turn(chance, TOTAL_WORDINGS, [found], chosen, things=name))
     names = [thing.name for thing in things]
     single = [
         (number, name)
@@ -163,9 +163,9 @@ def _draw_prices(chance: Chance) -> tuple[Picture, list[Turn]]:
     goods: list[tuple[str, str]] = []
     num = rng.randint(2, 4) if chance.is_hard() else 2
     while len(goods) < num:
-        one = chance.pick(GOODS)
-        if one not in goods:
-            goods.append(one)
+        good = chance.pick(GOODS)
+        if good not in goods:
+            goods.append(good)
     prices = [rng.randint(1, 9 if chance.is_hard() else 5) for _ in goods]
     turns: list[Turn] = []
     for one, two in rng.sample(list(combinations(range(num), 2)), 1 if num == 2 else 2):
