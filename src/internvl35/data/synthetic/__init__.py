@@ -31,6 +31,7 @@ from internvl35.data.synthetic.shapes import Shapes
 from internvl35.data.synthetic.sheet import contact_sheet
 from internvl35.data.synthetic.sums import Sums
 from internvl35.data.synthetic.svg_drawing import SvgDrawing
+from internvl35.data.synthetic.svg_questions import SvgQuestions
 from internvl35.data.synthetic.talk import Talk
 from internvl35.errors import DataError
 
@@ -68,6 +69,7 @@ FAMILIES: dict[str, Family] = {
         Pies(),
         Formulas(),
         Honesty(),
+        SvgQuestions(),
     )
 }
 """Every kind of task by name."""

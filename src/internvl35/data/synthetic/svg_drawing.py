@@ -7,6 +7,7 @@ names SVG among their skills; these small pictures have no counterpart in the pa
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -84,32 +85,42 @@ _EVEN = frozenset({"circle", "triangle", "ellipse", "diamond"})
 _SCALE = 2
 
 
-def choose_shapes(rng: random.Random, num: int, *, sides: tuple[int, int]) -> list[SvgShape]:
-    """Choose shapes of different colours that do not touch, from left to right.
+def choose_shapes(
+    rng: random.Random,
+    num: int,
+    *,
+    sides: tuple[int, int],
+    kinds: Sequence[str] | None = None,
+    colours: Sequence[str] | None = None,
+) -> list[SvgShape]:
+    """Choose shapes that do not touch, from left to right.
 
     Args:
         rng: source of chance.
         num: how many.
         sides: shortest and longest side of a box, units of the canvas.
+        kinds: names of the shapes; None chooses any.
+        colours: of the shapes; None chooses different ones.
 
     Returns:
         Shapes whose middles all lie in different columns, so that their order is clear.
     """
-    colours = rng.sample(SVG_COLOURS, num)
+    colours = colours or rng.sample(SVG_COLOURS, num)
     shapes: list[SvgShape] = []
     tries = 0
     while len(shapes) < num:
         tries += 1
         if tries % 60 == 0:
             shapes.clear()
-        found = _choose_shape(rng, colours[len(shapes)], sides)
+        place = len(shapes)
+        kind = kinds[place] if kinds else rng.choice(SVG_SHAPES)
+        found = _choose_shape(rng, kind, colours[place], sides)
         if all(_is_apart(found, other) for other in shapes):
             shapes.append(found)
     return sorted(shapes, key=lambda shape: shape.centre)
 
 
-def _choose_shape(rng: random.Random, colour: str, sides: tuple[int, int]) -> SvgShape:
-    shape = rng.choice(SVG_SHAPES)
+def _choose_shape(rng: random.Random, shape: str, colour: str, sides: tuple[int, int]) -> SvgShape:
     step = 10 if shape in _EVEN else 5
     lengths = [side for side in range(sides[0], sides[1] + 1, 5) if side % step == 0]
     width = height = rng.choice(lengths)
