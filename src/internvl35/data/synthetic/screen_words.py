@@ -21,7 +21,7 @@ LABELS: dict[str, tuple[str, ...]] = {
         ),
         "field": (
             "Name Email Phone City Street Age Date User Code Country State Amount Price Note Size "
-            "Width Height Title Subject Company Weight Login Year Month Postcode Zip Street_no"
+            "Width Height Subject Company Weight Login Year Month Postcode Zip Street_no"
         ),
         "checkbox": (
             "Wifi Sound Music Bold Italic Sync Cookies News Grid Caps Loop Shadow GPS Autosave "
@@ -119,8 +119,10 @@ TAKEN_WORDS: frozenset[str] = frozenset(
     {word for uses in ICON_USES.values() for use in uses for word in use.split() if len(word) > 3}
     | {label.lower() for label in APP_LABELS.values()}
     | {"find", "back", "next", "house", "star", "sun", "moon", "lock", "play", "user", "store"}
+    | {"title", "field", "box", "button", "menu", "icon", "tab", "link", "list", "item", "slider"}
+    | {"radio", "checkbox"}
 )
-"""Words that name what an icon is for; no other element bears one, lest two be meant."""
+"""Words that name what an icon is for, or kinds of elements; no label is one, lest two be meant."""
 
 
 def choose_label(chance: Chance) -> str:

@@ -7,7 +7,7 @@ the paper, which evaluates grounding on ScreenSpot.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from internvl35.data.grounding import (
     is_inside,
@@ -17,9 +17,10 @@ from internvl35.data.grounding import (
     write_box,
     write_click,
 )
-from internvl35.data.synthetic.drawing import Box, Chance, Drawing, Turn
+from internvl35.data.synthetic.drawing import Box, Chance, Drawing, Pool, Turn
 from internvl35.data.synthetic.icons import ICON_NAMES
 from internvl35.data.synthetic.screen_layouts import compose_screen
+from internvl35.data.synthetic.screen_places import tell_apart
 from internvl35.data.synthetic.screen_wordings import (
     BOX_USE_WORDINGS,
     BOX_WORDINGS,
@@ -49,9 +50,6 @@ NOUNS = {
 
 STEP = 5
 """Boxes are given in thousandths that are multiples of this; finer ones no small model can see."""
-
-_CLEAR = 0.07
-"""Parts of the side by which something must lie beyond the others to be "the leftmost"."""
 
 _KINDS: dict[str, float] = {
     "point text": 5, "point icon": 4, "box text": 3, "box icon": 2.5, "text": 2, "element": 1.2,
@@ -133,6 +131,9 @@ class _Asker:
         left, top, right, bottom = widget.box
         return left / width, top / height, right / width, bottom / height
 
+    def _shares(self, widgets: Sequence[Widget]) -> list[Box]:
+        return [self._share(widget) for widget in widgets]
+
     def _place(self, widget: Widget, name: str, *, is_box: bool) -> str:
         box = self._share(widget)
         if not is_box:
@@ -189,59 +190,30 @@ class _Asker:
 
     def _text(self) -> Turn | None:
         rng = self.rng
-        options: list[Turn] = []
+        options: list[tuple[Pool[str], str, dict[str, object]]] = []
         if self.screen.title:
-            options.append(self.chance.turn(TITLE_WORDINGS, self.screen.title, "text"))
+            options.append((TITLE_WORDINGS, self.screen.title, {}))
         filled = [widget for widget in self.labelled if widget.text]
         if filled:
             widget = rng.choice(filled)
-            parts = {"label": widget.label}
-            options.append(self.chance.turn(VALUE_WORDINGS, widget.text, "text", parts=parts))
-        kinds = sorted({widget.kind for widget in self.labelled} & {"button", "link", "tab", "row"})
-        for kind in kinds:
+            options.append((VALUE_WORDINGS, widget.text, {"label": widget.label}))
+        for kind in ("button", "link", "tab", "row"):
             group = [widget for widget in self.labelled if widget.kind == kind]
-            for widget, thing in self._told_apart(group, NOUNS[kind]):
-                turn = self.chance.turn(TEXT_WORDINGS, widget.label, "text", parts={"thing": thing})
-                options += [turn, turn]
-        return rng.choice(options) if options else None
+            for place, thing in tell_apart(rng, self._shares(group), NOUNS[kind]):
+                parts: dict[str, object] = {"thing": thing}
+                options += 2 * [(TEXT_WORDINGS, group[place].label, parts)]
+        if not options:
+            return None
+        asked, answer, told = rng.choice(options)
+        return self.chance.turn(asked, answer, "text", parts=told)
 
     def _icon_name(self) -> Turn | None:
-        named = list(self._told_apart(self.icons, "icon"))
+        named = tell_apart(self.rng, self._shares(self.icons), "icon")
         if not named:
             return None
-        chosen = self._choose_icon([widget for widget, _ in named])
-        widget, thing = self.rng.choice([pair for pair in named if pair[0] == chosen])
-        return self.chance.turn(ICON_WORDINGS, widget.icon, "icon name", parts={"thing": thing})
-
-    def _told_apart(self, group: Sequence[Widget], noun: str) -> Iterator[tuple[Widget, str]]:
-        """Those of a group that their place alone tells from the others, with words for it."""
-        if len(group) < 2:
-            for widget in group:
-                yield widget, self.rng.choice((f"only {noun}", noun))
-            return
-        middles = [middle_of(self._share(widget)) for widget in group]
-        for axis, sign, words in (
-            (0, -1, ("leftmost {}", "{} at the left", "{} furthest to the left")),
-            (0, 1, ("rightmost {}", "{} at the right", "{} furthest to the right")),
-            (1, -1, ("topmost {}", "{} at the top", "highest {}")),
-            (1, 1, ("lowest {}", "{} at the bottom", "bottom {}")),
-        ):
-            order = sorted(range(len(group)), key=lambda place: -sign * middles[place][axis])
-            first, second = order[0], order[1]
-            if abs(middles[first][axis] - middles[second][axis]) > _CLEAR:
-                yield group[first], self.rng.choice(words).format(noun)
-        if any(max(side) - min(side) < _CLEAR for side in zip(*middles, strict=True)):
-            return  # they stand in one line: corners tell nothing
-        for sign_y, side_y in ((-1, "top"), (1, "bottom")):
-            for sign_x, side_x in ((-1, "left"), (1, "right")):
-                for place, (x, y) in enumerate(middles):
-                    beyond = [
-                        (sign_x * (x - x2), sign_y * (y - y2))
-                        for other, (x2, y2) in enumerate(middles)
-                        if other != place
-                    ]
-                    if all(min(steps) > -0.02 and max(steps) > _CLEAR for steps in beyond):
-                        yield group[place], f"{noun} at the {side_y} {side_x}"
+        chosen = self._choose_icon([self.icons[place] for place, _ in named])
+        thing = self.rng.choice([words for place, words in named if self.icons[place] is chosen])
+        return self.chance.turn(ICON_WORDINGS, chosen.icon, "icon name", parts={"thing": thing})
 
     def _element(self) -> Turn | None:
         options = [

@@ -1,53 +1,24 @@
-"""Elements of drawn screens: buttons, fields, tabs, icons, and the looks they share.
+"""Elements of drawn screens: buttons, fields, tabs, icons.
 
-Where they stand is left to :mod:`internvl35.data.synthetic.screen_layouts`. No counterpart in the
+Where they stand is left to :mod:`internvl35.data.synthetic.screen_layouts`, their colours to
+:mod:`internvl35.data.synthetic.screen_theme`. No counterpart in the
 paper.
 """
 
 from __future__ import annotations
 
-import colorsys
 from dataclasses import dataclass, field
 
 from PIL import Image, ImageDraw
 
-from internvl35.data.synthetic.drawing import Box, Chance
+from internvl35.data.synthetic.drawing import Box
 from internvl35.data.synthetic.fonts import Colour, print_line, text_width
-from internvl35.data.synthetic.icons import ICON_STYLES, IconStyle, draw_icon
+from internvl35.data.synthetic.icons import draw_icon
 from internvl35.data.synthetic.labels import Mark
+from internvl35.data.synthetic.screen_theme import Theme, legible_on, mix
 
 Rect = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels; right and bottom are exclusive."""
-
-_WHITE: Colour = (255, 255, 255)
-
-
-@dataclass(frozen=True)
-class Theme:
-    """Looks of one screen."""
-
-    ground: Colour
-    """Behind everything."""
-    ink: Colour
-    """Print on the ground."""
-    soft: Colour
-    """Print that only hints, and lines."""
-    paper: Colour
-    """Inside of fields and boxes."""
-    accent: Colour
-    """What is on, and what asks to be clicked."""
-    link: Colour
-    """Print of links."""
-    bar: Colour
-    """Behind titles and tools."""
-    round_share: float
-    """Radius of corners as a share of the height, 0 to 0.5."""
-    is_filled: bool
-    """Whether buttons are filled with the accent, not framed."""
-    icon_style: IconStyle
-    """How icons are drawn."""
-    plate: str
-    """What icons stand on: nothing, a ``disc`` or a ``square``."""
 
 
 @dataclass(frozen=True)
@@ -67,62 +38,6 @@ class Widget:
     """What the icon shows."""
     text: str = ""
     """What is typed into the field."""
-
-
-def legible_on(ground: Colour) -> Colour:
-    """Black or white, whichever can be read on a colour."""
-    return (16, 16, 18) if _brightness(ground) > 135 else (250, 250, 250)
-
-
-def _brightness(colour: Colour) -> float:
-    red, green, blue = colour
-    return 0.299 * red + 0.587 * green + 0.114 * blue
-
-
-def _mix(one: Colour, other: Colour, share: float) -> Colour:
-    red, green, blue = (round(a + (b - a) * share) for a, b in zip(one, other, strict=True))
-    return red, green, blue
-
-
-def _from_hsv(hue: float, saturation: float, value: float) -> Colour:
-    red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, value))
-    return red, green, blue
-
-
-def choose_theme(chance: Chance) -> Theme:
-    """Choose the looks of a screen; an easy one is black on white with a blue accent."""
-    rng = chance.rng
-    if not chance.is_hard():
-        blue = (30, 90, 210)
-        return Theme(
-            _WHITE, (0, 0, 0), (110, 110, 110), _WHITE, blue, blue, (226, 230, 238), 0.0, True,
-            ICON_STYLES.seen[0], "",
-        )  # fmt: skip
-    hue = rng.random()
-    is_dark = rng.random() < 0.4
-    tint = rng.uniform(0, 0.3 if is_dark else 0.12)
-    ground = _from_hsv(hue, tint, rng.uniform(0.08, 0.24) if is_dark else rng.uniform(0.88, 1.0))
-    ink = _mix(legible_on(ground), ground, rng.uniform(0, 0.15))
-    accent_hue = rng.random()
-    while True:
-        accent = _from_hsv(accent_hue, rng.uniform(0.35, 0.95), rng.uniform(0.4, 0.95))
-        if abs(_brightness(accent) - _brightness(ground)) > 50:
-            break
-    paper = _mix(ground, _WHITE, rng.uniform(0.05, 0.15) if is_dark else rng.uniform(0.5, 1.0))
-    bar = accent if rng.random() < 0.3 else _mix(ground, ink, rng.uniform(0.06, 0.2))
-    return Theme(
-        ground=ground,
-        ink=ink,
-        soft=_mix(ink, ground, rng.uniform(0.3, 0.42)),
-        paper=paper,
-        accent=accent,
-        link=_from_hsv(rng.uniform(0.52, 0.72), 0.45, 1.0) if is_dark else (20, 60, 200),
-        bar=bar,
-        round_share=rng.choice((0.0, 0.0, 0.15, 0.25, 0.5)),
-        is_filled=rng.random() < 0.6,
-        icon_style=chance.pick(ICON_STYLES),
-        plate=rng.choice(("", "", "", "disc", "square")),
-    )
 
 
 @dataclass
@@ -182,7 +97,7 @@ class Screen:
         """A framed or filled label."""
         theme = self.theme
         fill = theme.accent if theme.is_filled else theme.ground
-        self._frame(rect, fill, theme.accent if theme.is_filled else theme.ink)
+        self._frame(rect, fill, theme.accent, thick=max(2, round(self.cap / 5)))
         ink = legible_on(fill) if theme.is_filled else theme.ink
         self._print(label, (rect[0] + rect[2] - self.width_of(label)) // 2, rect, ink)
         self._add(Widget("button", label, rect))
@@ -197,7 +112,7 @@ class Screen:
             text: what is typed in; empty where the label is a hint.
         """
         theme = self.theme
-        self._frame(rect, theme.paper, theme.soft)
+        self._frame(rect, theme.paper, theme.soft, thick=max(1, round(self.cap / 9)))
         is_hint = start >= rect[0]
         self._print(label, start, rect, theme.soft if is_hint else theme.ink)
         if text:
@@ -276,7 +191,7 @@ class Screen:
 
     def add_row(self, label: str, rect: Rect) -> None:
         """A line of a list, between two rules."""
-        pen, mild = ImageDraw.Draw(self.image), _mix(self.theme.soft, self.theme.ground, 0.5)
+        pen, mild = ImageDraw.Draw(self.image), mix(self.theme.soft, self.theme.ground, 0.5)
         pen.line((rect[0], rect[1], rect[2] - 1, rect[1]), mild)
         pen.line((rect[0], rect[3], rect[2] - 1, rect[3]), mild)
         self._print(label, rect[0] + self.pad, rect, self.theme.ink)
@@ -326,10 +241,9 @@ class Screen:
             part = "menu" if widget.kind == "row" else widget.kind
             self.marks.append(Mark(f"part:{part}", widget.box))
 
-    def _frame(self, rect: Rect, fill: Colour, line: Colour) -> None:
+    def _frame(self, rect: Rect, fill: Colour, line: Colour, *, thick: int) -> None:
         radius = self.theme.round_share * (rect[3] - rect[1])
         pen = ImageDraw.Draw(self.image)
-        thick = max(1, round(self.cap / 9))
         pen.rounded_rectangle(_inside(rect), radius, fill, line, thick)
 
     def _print(self, text: str, left: int, rect: Rect, ink: Colour) -> None:
