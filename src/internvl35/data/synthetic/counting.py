@@ -15,7 +15,7 @@ from internvl35.data.synthetic.scene import (
     colours_on,
     place_boxes,
 )
-from internvl35.data.synthetic.things import Thing, draw_things, mark_things, plural
+from internvl35.data.synthetic.things import Thing, choose_filling, draw_things, mark_things, plural
 from internvl35.scoring import extract_number
 
 WORDINGS = wordings(
@@ -49,7 +49,7 @@ _LEAST_SIDES = (26, 21, 17)  # pixels of a thumbnail; the last for many shapes i
 _NOUNS = ("shapes", "shapes", "objects", "things")
 
 
-def _make_things(chance: Chance, boxes: list[Box], known: list[str]) -> list[Thing]:
+def _make_things(chance: Chance, canvas: Canvas, boxes: list[Box], known: list[str]) -> list[Thing]:
     # Few colours and shapes a picture, or the number of red circles would nearly always be 0 or 1.
     rng = chance.rng
     colours = rng.sample(known, rng.choice((1, 2, 2, 3, 3)))
@@ -57,7 +57,7 @@ def _make_things(chance: Chance, boxes: list[Box], known: list[str]) -> list[Thi
     left_out = rng.choice(("square", "rectangle"))
     names = [name for name in SHAPES if name != left_out]
     shapes = rng.sample(names, rng.choice((1, 2, 2, 3)))
-    is_filled = not chance.is_hard() or rng.random() < 0.85
+    is_filled = choose_filling(chance, boxes, max(canvas.shrink))
     return [Thing(rng.choice(colours), rng.choice(shapes), box, is_filled) for box in boxes]
 
 
@@ -127,7 +127,7 @@ class Counting:
         canvas, boxes = _place(chance, num)
         background = choose_background(chance)
         known = colours_on(background)
-        things = _make_things(chance, boxes, known)
+        things = _make_things(chance, canvas, boxes, known)
         turns = _ask(chance, things)
         if rng.random() < ZERO_SHARE * len(turns):
             turns[rng.randrange(len(turns))] = _ask_for_none(chance, things, known)

@@ -19,6 +19,7 @@ from internvl35.data.synthetic.scene import (
 )
 from internvl35.data.synthetic.things import (
     Thing,
+    choose_filling,
     draw_things,
     is_larger,
     mark_things,
@@ -239,11 +240,13 @@ def _place(chance: Chance, num: int) -> tuple[Canvas, list[Box]]:
         canvas = choose_single_canvas(chance)
 
 
-def _make_things(chance: Chance, boxes: list[Box], background: Colour) -> list[Thing]:
+def _make_things(
+    chance: Chance, canvas: Canvas, boxes: list[Box], background: Colour
+) -> list[Thing]:
     rng = chance.rng
     colours = rng.sample(colours_on(background), len(boxes))
     shapes = rng.sample(SHAPES, len(boxes))
-    is_filled = not chance.is_hard() or rng.random() < 0.85
+    is_filled = choose_filling(chance, boxes, max(canvas.shrink))
     return [
         Thing(*parts, is_filled=is_filled) for parts in zip(colours, shapes, boxes, strict=True)
     ]
@@ -260,7 +263,7 @@ class Shapes:
         num = rng.choice((1, 2, 2, 3, 3, 4)) if chance.is_hard() else rng.choice((1, 2))
         canvas, boxes = _place(chance, num)
         background = choose_background(chance)
-        things = _make_things(chance, boxes, background)
+        things = _make_things(chance, canvas, boxes, background)
         turns = [
             *_ask_names(chance, things),
             *(_ask_sizes(chance, things) if num > 1 else ()),

@@ -18,6 +18,12 @@ from internvl35.data.synthetic.fonts import Colour
 from internvl35.data.synthetic.labels import SHAPES, Mark
 from internvl35.data.synthetic.scene import Canvas, vary_colour
 
+OUTLINED_SHARE = 0.25
+"""How many hard pictures show outlines, as far as their shapes are large enough."""
+
+LEAST_OUTLINE = 32
+"""Least side in pixels of a shape that is drawn as an outline; inside a smaller one is no room."""
+
 
 @dataclass(frozen=True)
 class Thing:
@@ -83,7 +89,7 @@ _EXTENTS = {
     for shape, points in _OUTLINES.items()
 }
 _SCALE = 2
-_STROKE = 0.13  # of the side
+_STROKE = 0.1  # of the side
 _LEAST_STROKE = 3.0
 
 
@@ -105,6 +111,19 @@ def is_larger(one: Thing, two: Thing, ratio: float) -> bool:
     """
     areas = [_AREAS[thing.shape] * thing.side**2 for thing in (one, two)]
     return one.side >= ratio * two.side and areas[0] >= ratio * areas[1]
+
+
+def choose_filling(chance: Chance, boxes: Sequence[Box], shrink: float) -> bool:
+    """Whether shapes are filled, as most are; see ``Thing.is_filled``.
+
+    Args:
+        chance: an easy drawing has filled shapes.
+        boxes: squares of the shapes; small ones are filled.
+        shrink: pixels of the picture that one pixel of a thumbnail covers.
+    """
+    if not chance.is_hard() or chance.rng.random() > OUTLINED_SHARE:
+        return True
+    return min(right - left for left, _, right, _ in boxes) < LEAST_OUTLINE * max(1.0, shrink)
 
 
 def with_article(name: str) -> str:
