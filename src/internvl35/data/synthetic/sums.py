@@ -145,7 +145,7 @@ def _choose_unequal(
     pairs = [(max(pair), min(pair)) for pair in combinations(known, 2) if pair[0][0] != pair[1][0]]
     chosen: list[tuple[tuple[int, str], tuple[int, str]]] = []
     while pairs and len(chosen) < num:
-        weights = [more[0] - less[0] for more, less in pairs]
+        weights = [(more[0] - less[0]) ** 2 for more, less in pairs]
         chosen.append(chance.rng.choices(pairs, weights)[0])
         pairs.remove(chosen[-1])
     return chosen
@@ -203,10 +203,10 @@ def _buy_several(chance: Chance, good: tuple[str, str], price: int, other: tuple
 
 def _draw_counts(chance: Chance) -> tuple[Picture, list[Turn]]:
     rng = chance.rng
-    num_sorts = rng.choice((2, 3)) if chance.is_hard() else 2
-    counts = [rng.randint(1, 3) for _ in range(num_sorts)]
-    if num_sorts == 2 and chance.is_hard():  # as many differences of 4 as of 1
-        more = rng.randint(0, 4)
+    num_sorts = rng.choice((2, 2, 3)) if chance.is_hard() else 2
+    counts = [rng.randint(1, 1 + most) for most in rng.sample(range(num_sorts + 1), num_sorts)]
+    if num_sorts == 2 and chance.is_hard():  # three sorts mostly differ by 1 or 2
+        more = rng.choice((0, 1, 2, 2, 3, 3, 4, 4))
         fewer = rng.randint(1, (8 - more) // 2)
         counts = rng.sample((fewer, fewer + more), 2)
     canvas, boxes = place_shapes(chance, sum(counts), (24, 42) if sum(counts) > 5 else (28, 50))
@@ -236,7 +236,7 @@ def _draw_counts(chance: Chance) -> tuple[Picture, list[Turn]]:
         numbers = (one[1], two[1], three[1])
         turns.append(_turn(chance, TOGETHER_WORDINGS, seen, numbers, things=all_sorts))
     known = [(count, name) for name, count in sorts]
-    for more_of, less_of in _choose_unequal(chance, known, 2):
+    for more_of, less_of in _choose_unequal(chance, known, 1):
         turns.append(_compare(chance, MORE_WORDINGS, more_of, less_of))
     total = sum(counts)
     if total > 2:
