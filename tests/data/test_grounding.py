@@ -4,7 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from internvl35.data.grounding import Objects, fill_objects, has_object_marks, read_objects
+from internvl35.data.grounding import (
+    Objects,
+    fill_objects,
+    has_object_marks,
+    is_inside,
+    middle_of,
+    overlap,
+    read_objects,
+    read_place,
+    write_box,
+    write_click,
+)
 from internvl35.data.messages import Message
 from internvl35.errors import DataError
 
@@ -114,3 +125,69 @@ def test_marks_of_objects_are_noticed() -> None:
     assert has_object_marks([Message("user", "x"), Message("assistant", "<bbox>")])
     assert has_object_marks([Message("user", "<ref-object>")])
     assert not has_object_marks([Message("user", "<box> <ref>")])
+
+
+# --- answers ---------------------------------------------------------------------------------
+
+
+def test_a_box_and_a_click_are_written_as_the_released_models_write_them() -> None:
+    box = (0.1, 0.205, 0.3333, 1.0)
+    assert write_box("Save button", box) == (
+        "<ref>Save button</ref><box>[[100, 205, 333, 1000]]</box>"
+    )
+    assert write_click((0.4213, 0.117)) == "pyautogui.click(x=0.42, y=0.12)"
+    with pytest.raises(DataError, match="does not lie in its picture"):
+        write_box("x", (0.5, 0.5, 1.01, 0.6))
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("pyautogui.click(x=0.2346, y=0.381)", (0.2346, 0.381)),
+        ("I click: pyautogui.click( x = 0.5 ,y = 1 ) there", (0.5, 1.0)),
+        ("click(x=500, y=250)", (0.5, 0.25)),
+        ("<ref>a</ref><box>[[100, 200, 300, 400]]</box>", (0.1, 0.2, 0.3, 0.4)),
+        ("[[100,200,300,400]]", (0.1, 0.2, 0.3, 0.4)),
+        ("[0.1, 0.2, 0.3, 0.4]", (0.1, 0.2, 0.3, 0.4)),
+        ("[[100, 200]]", (0.1, 0.2)),
+        ("<box>[[1, 2, 3, 4], [5, 6, 7, 8]]</box>", (0.001, 0.002, 0.003, 0.004)),
+        ("[[0, 0, 1001, 5]]", None),
+        ("[[-1, 0, 5, 5]]", None),
+        ("[[1, 2, 3]]", None),
+        ("[[9e9, 1, 1, 1]]", None),
+        ("x=, y=", None),
+        ("[" * 5000 + "1," * 5000, None),
+        ("", None),
+    ],
+)
+def test_the_first_place_of_an_answer_is_read(text: str, place: tuple[float, ...] | None) -> None:
+    assert read_place(text) == place
+
+
+SHARES = st.integers(0, 1000)
+
+
+@given(SHARES, SHARES, SHARES, SHARES)
+def test_what_is_written_is_read(left: int, top: int, right: int, bottom: int) -> None:
+    box = tuple(
+        side / 1000
+        for side in (min(left, right), min(top, bottom), max(left, right), max(top, bottom))
+    )
+    if max(box) > 0.001:  # as a whole number, 1 stands for the far side
+        assert read_place(write_box("it", box)) == box
+    middle = middle_of(box)
+    assert is_inside(middle, box)
+    click = read_place(write_click(middle))
+    assert click is not None
+    assert max(abs(a - b) for a, b in zip(click, middle, strict=True)) <= 0.005001
+
+
+def test_the_overlap_of_two_boxes_is_intersection_over_union() -> None:
+    box = (0.0, 0.0, 0.4, 0.2)
+    assert overlap(box, box) == pytest.approx(1)
+    assert overlap(box, (0.2, 0.0, 0.6, 0.2)) == pytest.approx(1 / 3)
+    assert overlap(box, (0.1, 0.05, 0.3, 0.15)) == pytest.approx(0.25)
+    assert overlap(box, (0.4, 0.0, 0.5, 0.2)) == 0
+    assert overlap(box, (0.3, 0.1, 0.1, 0.05)) == 0  # ends before it begins
+    assert overlap(box, (0.2, 0.1)) == 0
+    assert overlap((0.1, 0.1, 0.1, 0.1), (0.1, 0.1, 0.1, 0.1)) == 0

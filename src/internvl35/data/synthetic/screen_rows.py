@@ -203,10 +203,10 @@ class Rows:
         free = right - left - sum(screen.width_of(text) + extra for text in texts)
         x = left + (rng.randint(0, max(0, free)) if rng.random() < 0.4 else 0)
         for text in texts:
-            width = screen.width_of(text) + extra - screen.pad
+            width = screen.width_of(text) + extra - screen.pad // 2
             is_on = text == chosen if kind == "radio" else rng.random() < 0.5
             screen.add_tick(kind, text, (x, top, x + width, bottom), is_on=is_on)
-            x += width + screen.pad
+            x += width + screen.pad // 2
 
     def add_icons(self, rect: Rect, num: int, *, is_on_bar: bool = False) -> None:
         """Add icons beside each other."""

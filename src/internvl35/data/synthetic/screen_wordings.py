@@ -57,6 +57,10 @@ _BOX_USE_WORDINGS = wordings(
     "Find the box of the icon to {use}.",
     "Draw a box around the icon to {use}.",
     "What is the bounding box of the icon to {use}?",
+    "Please give the bounding box of the icon to {use}.",
+    "Detect the icon to {use}.",
+    "Find the icon to {use} and give its box.",
+    "Please provide the bounding box of the region this sentence describes: <ref>{use}</ref>",
 )
 
 
