@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 from matplotlib.font_manager import FontProperties, get_font
-from matplotlib.ft2font import LoadFlags
+from matplotlib.ft2font import GlyphIndexType, LoadFlags
 from matplotlib.mathtext import MathTextParser
 from numpy.typing import NDArray
 
@@ -190,7 +190,7 @@ def print_formula(layout: Layout, em: float) -> tuple[NDArray[np.uint8], list[Ma
             continue
         face = get_font(piece.file)
         face.set_size(piece.size * em, 72)
-        glyph = face.load_glyph(piece.index, flags=LoadFlags.NO_HINTING)
+        glyph = face.load_glyph(GlyphIndexType(piece.index), flags=LoadFlags.NO_HINTING)
         left, bottom, right, top = (edge / 64 for edge in glyph.bbox)
         part = np.zeros((int(top - bottom) + 3, int(right - left) + 3), dtype=np.uint8)
         face.draw_glyph_to_bitmap(part, 0, 0, glyph, antialiased=True)

@@ -35,8 +35,10 @@ MAX_CHARACTERS = 8000
 """Longer code is refused; code of a drawn picture has about 250 characters."""
 MAX_ELEMENTS = 64
 """More elements are refused."""
-MAX_NUMBER = 10_000.0
-"""Larger numbers are refused, as renderers may take long over them."""
+MAX_NUMBER = 4096.0
+"""Larger numbers are refused: renderers may take minutes over curves far beyond the canvas."""
+MIN_SIDE = 8.0
+"""Smaller canvases are refused, as they magnify without end."""
 
 _SHAPE_TAGS = frozenset({"circle", "ellipse", "rect", "polygon", "polyline", "line", "path"})
 _GROUP_TAGS = frozenset({"svg", "g"})
@@ -49,6 +51,7 @@ _GEOMETRY = frozenset(
 _ADDRESSES = ("href", "src")
 _PLAIN_VALUE = re.compile(r"[\w\s.,#%()+-]*", re.ASCII)
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+_TURN = re.compile(r"(?:\s*(?:rotate|translate)\([\d\s,.+-]*\))*\s*", re.ASCII)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _FENCE = re.compile(r"```(?:svg|xml|html)[^\S\n]*\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
 
@@ -182,7 +185,6 @@ def _children(parent: ElementTree.Element) -> Iterator[str]:
         if tag in _SHAPE_TAGS:
             yield f"<{tag}{_attributes(child)}/>"
         elif tag == "g":
-            # No group moves or scales: nested scales could grow beyond any limit on numbers.
             if "transform" in child.attrib:
                 raise DataError("a group of the SVG has a transform; only shapes may")
             yield f"<g{_attributes(child)}>{''.join(_children(child))}</g>"
@@ -212,6 +214,8 @@ def _attributes(element: ElementTree.Element) -> str:
 def _check_value(name: str, value: str) -> None:
     if not _PLAIN_VALUE.fullmatch(value):
         raise DataError(f"the SVG has a strange value of {name}")
+    if name == "transform" and not _TURN.fullmatch(value):  # scales could multiply up
+        raise DataError("the SVG has a transform other than a rotation or a shift")
     if name in _GEOMETRY or name == "stroke-width":
         _check_numbers(_NUMBER.findall(value))
 
@@ -232,8 +236,8 @@ def _view_box(root: ElementTree.Element) -> str:
     if len(parts) != 4 or not all(_NUMBER.fullmatch(part) for part in parts):
         raise DataError("the SVG has no viewBox of four numbers")
     values = _check_numbers(parts)
-    if min(values[2:]) < 1:
-        raise DataError("the viewBox of the SVG is empty")
+    if min(values[2:]) < MIN_SIDE:
+        raise DataError(f"the viewBox of the SVG is smaller than {MIN_SIDE:.0f} units")
     return " ".join(f"{value:g}" for value in values)
 
 

@@ -286,4 +286,4 @@ def _press(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     steps = (np.arange(64) + 0.5) / 64
     down = (rows[0] + steps * (rows[-1] - rows[0] + 1)).astype(int)
     across = (columns[0] + steps * (columns[-1] - columns[0] + 1)).astype(int)
-    return mask[down[:, None], across[None, :]]
+    return np.asarray(mask[down[:, None], across[None, :]], dtype=np.bool_)
