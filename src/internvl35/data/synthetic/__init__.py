@@ -25,6 +25,7 @@ from internvl35.data.synthetic.pie_charts import Pies
 from internvl35.data.synthetic.reading import Reading
 from internvl35.data.synthetic.receipts import Receipts
 from internvl35.data.synthetic.relations import Relations
+from internvl35.data.synthetic.rooms import Rooms
 from internvl35.data.synthetic.screens import Screens
 from internvl35.data.synthetic.several import Several
 from internvl35.data.synthetic.shapes import Shapes
@@ -70,6 +71,7 @@ FAMILIES: dict[str, Family] = {
         Formulas(),
         Honesty(),
         SvgQuestions(),
+        Rooms(),
     )
 }
 """Every kind of task by name."""

@@ -13,7 +13,7 @@ from internvl35.data.synthetic.drawing import Box, Chance
 from internvl35.data.synthetic.fonts import (
     Colour,
     choose_font,
-    load_font,
+    load_glyph,
     print_line,
     size_for_caps,
     text_width,
@@ -52,12 +52,10 @@ class Paper:
         self.font = choose_font(chance, "")
         wanted = rng.uniform(*(caps or _CAP_RANGE)) if chance.is_hard() else _PLAIN_CAP
         size = size_for_caps(self.font, wanted * max(canvas.shrink))
-        while -load_font(self.font, size).getbbox("H", anchor="ls")[1] < (
-            MIN_CAP_HEIGHT * canvas.shrink[1]
-        ):
+        while -load_glyph(self.font, size, "H").top < MIN_CAP_HEIGHT * canvas.shrink[1]:
             size += 1
         self.size = size
-        self.cap = -round(load_font(self.font, size).getbbox("H", anchor="ls")[1])
+        self.cap = -load_glyph(self.font, size, "H").top
         self.image = Image.new("RGB", (canvas.width, canvas.height), self.ground)
         self.pen = ImageDraw.Draw(self.image)
         self.marks: list[Mark] = []
