@@ -155,7 +155,7 @@ def _answer(kind: str, parts: dict[str, str], marks: tuple[Mark, ...]) -> int:
 @pytest.mark.parametrize("level", [0.0, 1.0])
 def test_reckoning_from_what_is_marked_gives_the_answer(level: float) -> None:
     asked = Counter()
-    for drawing in _drawings(200, level):
+    for drawing in _drawings(150, level):
         for turn in drawing.turns:
             kind, parts = _parse(turn.question)
             assert turn.answer == str(_answer(kind, parts, drawing.marks[0])), turn
@@ -205,7 +205,7 @@ def test_every_step_holds_and_the_last_gives_the_answer() -> None:
 
 def test_no_answer_can_be_guessed_from_the_question() -> None:
     answers: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for drawing in _drawings(400):
+    for drawing in _drawings(300):
         for turn in drawing.turns:
             answers[_parse(turn.question)[0]][turn.answer] += 1
     for name, counts in answers.items():
@@ -222,7 +222,7 @@ def test_print_stays_legible_when_pressed_into_a_tile() -> None:
 
 def test_a_low_level_has_smaller_numbers() -> None:
     easy, hard = (
-        np.mean([int(turn.answer) for drawing in _drawings(200, level) for turn in drawing.turns])
+        np.mean([int(turn.answer) for drawing in _drawings(150, level) for turn in drawing.turns])
         for level in (0.0, 1.0)
     )
     assert easy < 0.8 * hard
