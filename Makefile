@@ -12,6 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 BUILD_TOOLS := pip hatchling editables
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
+INSTALLED_TINY := $(VENV)/.installed-tiny
 VENV_VLLM ?= .venv-vllm
 INSTALLED_VLLM := $(VENV_VLLM)/.installed
 
@@ -25,7 +26,7 @@ help:
 	@echo "make demo   set up in $(VENV) and ask one question about a picture"
 	@echo "make test   set up in $(VENV) and run lint, types and tests"
 	@echo "make lint   lint and types alone"
-	@echo "make bench-tiny  accuracy of the embedded checkpoint on fresh pictures"
+	@echo "make bench-tiny  figures of the embedded checkpoint on fresh pictures, about an hour"
 	@echo "make test-vllm   saved checkpoints in vLLM, in a $(VENV_VLLM) of its own"
 	@echo "make clean  remove $(VENV) and caches"
 
@@ -43,8 +44,9 @@ lint: $(INSTALLED_DEV)
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-bench-tiny: $(INSTALLED)
+bench-tiny: $(INSTALLED_TINY)
 	$(BIN)/python -m benchmarks.tiny
+	$(BIN)/python -m benchmarks.tiny_card
 
 # A stamp is written only when its install has finished, so an interrupted set-up is taken up again;
 # it is older than pyproject.toml or constraints.txt as soon as one of them changes.
@@ -61,6 +63,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 $(INSTALLED_DEV): $(INSTALLED)
 	@echo "Adding development tools to $(VENV)"
 	@$(PIP) install --quiet --no-build-isolation --editable ".[dev]"
+	@touch $@
+
+$(INSTALLED_TINY): $(INSTALLED)
+	@echo "Adding fonts and the SVG renderer of the drawn tasks to $(VENV)"
+	@$(PIP) install --quiet --no-build-isolation --editable ".[tiny]"
 	@touch $@
 
 test-vllm: $(INSTALLED_VLLM)
