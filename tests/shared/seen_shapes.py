@@ -6,6 +6,7 @@ It knows neither marks nor the code that draws, only what the shapes look like.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,18 @@ SHAPES = ("circle", "square", "triangle", "star", "diamond", "cross", "rectangle
 _MENTION = re.compile(
     rf"\b(?:({'|'.join(LOOKS)})\s+)?({'|'.join(SHAPES)}|object|thing|shape)(?:e?s)?\b"
 )
+
+_NAME = (
+    rf"(?:an? )?(?:(?:{'|'.join(LOOKS)}) )?(?:{'|'.join(SHAPES)}|object|thing|shape)"
+    r"|(?:picture|image) \d|the \w+ (?:picture|image)"
+)
+_INSIDES = {
+    "one": _NAME,
+    "two": _NAME,
+    "name": _NAME,
+    "more": r"(?:the )?\w+",
+    "do": r"move(?: \w+)?",
+}
 
 Mask = NDArray[np.bool_]
 
@@ -132,12 +145,38 @@ def _name_shape(part: Mask) -> str:
     high, low, lowest = (part[int(at * height)].mean() for at in (0.2, 0.62, 0.92))
     if share > 0.9:
         return "rectangle" if width > 1.5 * height else "square"
+    if high > 0.75 and lowest < 0.38:
+        return "heart"
     if share > 0.71:
         return "circle"
     if not part[int(0.95 * height), width // 2 - 1 : width // 2 + 1].any():  # between the feet
         return "star"
     if lowest > 0.75:
         return "triangle"
-    if high > 0.75:
-        return "heart"
     return "cross" if low > 0.88 else "diamond"
+
+
+def parts_of(asked: Sequence[str], question: str) -> dict[str, str]:
+    """What stands for the ``{names}`` of the wording that a question has.
+
+    Args:
+        asked: all wordings it may have.
+        question: the question.
+
+    Returns:
+        Empty if it has none of them.
+    """
+    for wording in asked:
+        pieces = re.split(r"\{(\w+)\}", wording)
+        names, pattern = set(), ""
+        for place, piece in enumerate(pieces):
+            if place % 2 == 0:
+                pattern += re.escape(piece)
+            else:
+                inside = _INSIDES.get(piece, ".*")
+                pattern += f"(?P={piece})" if piece in names else f"(?P<{piece}>{inside})"
+                names.add(piece)
+        found = re.fullmatch(pattern, question)
+        if found:
+            return found.groupdict()
+    return {}
