@@ -13,14 +13,15 @@ from PIL import ImageDraw
 
 from internvl35.data.synthetic.drawing import Chance
 from internvl35.data.synthetic.labels import Mark
-from internvl35.data.synthetic.scene import TILE_SIZE, Canvas, choose_canvas
+from internvl35.data.synthetic.scene import TILE_SIZE, Canvas
 from internvl35.data.synthetic.screen_rows import Rows, start_screen
 from internvl35.data.synthetic.widgets import Rect, Screen
 
-ONE_TILE_SHARE = 0.9
-"""How many hard screens fill one tile; the others are those of other drawings."""
+ONE_TILE_SHARE = 0.94
+"""How many hard screens fill one tile; the others fill two or four."""
 
 _ASPECTS = (0.76, 1.42)
+_GRIDS = ((2, 1), (1, 2), (2, 2))
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,9 @@ def _choose_canvas(chance: Chance) -> Canvas:
     if not chance.is_hard():
         return Canvas(TILE_SIZE, TILE_SIZE)
     if rng.random() > ONE_TILE_SHARE:
-        canvas = choose_canvas(chance)
-        if max(canvas.shrink) <= 2.3:  # longer ones leave no room for rows
-            return canvas
+        columns, rows = rng.choice(_GRIDS)
+        side, stretch = rng.randint(150, 200), rng.uniform(0.9, 1.1)
+        return Canvas(round(columns * side * stretch), rows * side, columns, rows)
     aspect = math.exp(rng.uniform(*(math.log(end) for end in _ASPECTS)))
     width = rng.randint(180, 260)
     height = round(width / aspect)

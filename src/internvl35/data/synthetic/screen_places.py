@@ -50,9 +50,9 @@ def tell_apart(rng: random.Random, boxes: Sequence[Box], noun: str) -> list[tupl
         # Corners would tell nothing of elements in one line.
         for sign_y, side_y in ((-1, "top"), (1, "bottom")):
             for sign_x, side_x in ((-1, "left"), (1, "right")):
-                place = _find_corner(middles, sign_x, sign_y)
-                if place is not None:
-                    named.append((place, f"{noun} at the {side_y} {side_x}"))
+                corner = _find_corner(middles, sign_x, sign_y)
+                if corner is not None:
+                    named.append((corner, f"{noun} at the {side_y} {side_x}"))
     return named
 
 
