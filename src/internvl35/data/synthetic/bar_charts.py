@@ -130,10 +130,11 @@ class Bars:
         rng = chance.rng
         num = rng.randint(3, 6) if chance.is_hard() else rng.randint(3, 4)
         while True:
+            chance = chance.begin_again()
             paper = Paper(chance, choose_single_canvas(chance))
             style = _choose_style(chance, paper, num)
             table = _choose_table(chance, num, style)
-            title = choose_title(chance, paper)
+            title = choose_title(chance)
             top = write_title(paper, title)
             plain = rng.choice(_PLAIN_COLOURS)
             fills = [vary_colour(chance, name) for name in style.colours] or [plain] * num

@@ -206,12 +206,11 @@ def chart_colours(paper: Paper) -> list[str]:
     return [name for name in colours_on(paper.ground) if name not in ("black", "white")]
 
 
-def choose_title(chance: Chance, paper: Paper) -> str:
-    """Choose the line over a chart; empty where there is none or no room for it."""
+def choose_title(chance: Chance) -> str:
+    """Choose the line over a chart; empty where there is none."""
     if not chance.is_hard() or chance.rng.random() < 0.6:
         return ""
-    title = chance.pick(TITLES)
-    return title if paper.width(title) < 0.9 * paper.canvas.width else ""
+    return chance.pick(TITLES)
 
 
 def write_title(paper: Paper, title: str) -> int:

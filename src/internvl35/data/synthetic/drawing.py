@@ -120,6 +120,10 @@ class Chance:
         """Whether one aspect comes from the test's distribution; always so at level 1."""
         return self.rng.random() < self.level
 
+    def begin_again(self) -> Chance:
+        """Go on at this place of the stream as if nothing had been picked, for another attempt."""
+        return Chance(self.rng, self.level, is_test=self.is_test)
+
     def pick(self, pool: Pool[Item]) -> Item:
         """Choose something that is drawn; a kept item is remembered.
 

@@ -103,10 +103,11 @@ class Curves:
         num = rng.randint(3, 6) if chance.is_hard() else 3
         num_lines = 2 if chance.is_hard() and rng.random() < 0.45 else 1
         while True:
+            chance = chance.begin_again()
             paper = Paper(chance, choose_single_canvas(chance))
             lines = _choose_lines(chance, paper, num, num_lines)
             table = lines[0].table
-            title = choose_title(chance, paper)
+            title = choose_title(chance)
             top = write_title(paper, title)
             for series in lines:
                 paper.fills[series.colour] = vary_colour(chance, series.colour)

@@ -112,7 +112,7 @@ class _Plan:
         self.table = Table(
             choose_labels(chance, num), _choose_shares(chance, num), Scale(_UNIT, 100, 20), False
         )
-        self.title = choose_title(chance, paper)
+        self.title = choose_title(chance)
         self.top = write_title(paper, self.title)
         self.style = rng.choice(("inside", "beside", "legend")) if chance.is_hard() else "inside"
         self.has_shares = has_shares
@@ -233,6 +233,7 @@ class Pies:
         has_shares = chance.rng.random() < 0.4
         plan = _Plan(chance, num, has_shares=has_shares)
         while not plan.is_legible:
+            chance = chance.begin_again()
             plan = _Plan(chance, num, has_shares=has_shares)
         _draw_pie(chance, plan)
         turns = choose_turns(chance.rng, _ask(chance, plan))

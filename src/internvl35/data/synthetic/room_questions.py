@@ -213,7 +213,8 @@ def ask_room(chance: Chance, room: Room, repeated: str, unit: float) -> list[Ask
             Asking(LENGTH_WORDINGS, str(wide), "length", {"long": "wide"}),
             Asking(LENGTH_WORDINGS, str(deep), "length", {"long": "deep"}),
         ]
-    return askings
+    # Chance may have come upon the same comparison twice.
+    return list({(one.kind, *one.parts.values()): one for one in askings}.values())
 
 
 def _ask_presence(chance: Chance, room: Room) -> Asking:

@@ -127,9 +127,11 @@ def _choose_sizes(
     return sizes
 
 
-def _choose_room(chance: Chance, style: _Style, names: list[str]) -> tuple[Paper, Room]:
+def _choose_room(chance: Chance, style: _Style, names: list[str]) -> tuple[Chance, Paper, Room]:
+    """Find a place for everything; the chance that comes back knows what the plan shows."""
     rng = chance.rng
     while True:
+        chance = chance.begin_again()
         paper = Paper(chance, choose_single_canvas(chance), caps=(9.2, 10.4))
         unit = max(paper.canvas.shrink)
         floor, metres = _choose_floor(chance, paper, style)
@@ -143,7 +145,7 @@ def _choose_room(chance: Chance, style: _Style, names: list[str]) -> tuple[Paper
         for _ in range(4):
             pieces = place_pieces(rng, room, sizes, 4 * unit, below)
             if pieces is not None:
-                return paper, Room(floor, wall, pieces, openings, room.metres)
+                return chance, paper, Room(floor, wall, pieces, openings, room.metres)
 
 
 def _draw_walls(paper: Paper, room: Room, style: _Style) -> None:
@@ -222,7 +224,7 @@ class Rooms:
         """Draw a plan; a higher level has more furniture, turned, named or in lines alone."""
         style = _choose_style(chance)
         names, repeated = _choose_names(chance, style)
-        paper, room = _choose_room(chance, style, names)
+        chance, paper, room = _choose_room(chance, style, names)
         unit = max(paper.canvas.shrink)
         _draw_walls(paper, room, style)
         _draw_metres(paper, room, unit)
