@@ -46,8 +46,8 @@ GOODS: Pool[tuple[str, str]] = Pool(
 """Things with a price, one and several of each."""
 
 _CAPS = (10.5, 24.0)  # height of a capital when the picture is shrunk to a tile
-_MIDDLES = {"triangle": 0.66, "heart": 0.45, "star": 0.53}  # of the height of a shape
-_DIGIT_SHARES = {"circle": 0.44, "square": 0.5, "triangle": 0.32, "heart": 0.38, "star": 0.28}
+_MIDDLES = {"triangle": 0.66, "heart": 0.47, "star": 0.53}  # of the height of a shape
+_DIGIT_SHARES = {"circle": 0.44, "square": 0.5, "triangle": 0.32, "heart": 0.36, "star": 0.28}
 
 
 def place_shapes(chance: Chance, num: int, sides: tuple[float, float]) -> tuple[Canvas, list[Box]]:
