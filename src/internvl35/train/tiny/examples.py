@@ -99,8 +99,8 @@ class DrawnExamples:
         turns: Sequence[Turn] = drawing.turns
         can_think = [turn for turn in turns if turn.reasoning]
         is_thinking = bool(can_think) and rng.random() < self.recipe.thinking_share
-        if is_thinking:
-            turns = [rng.choice(can_think)]  # of several, only the last would keep its reasoning
+        # of several turns only the last would keep its reasoning
+        turns = [rng.choice(can_think)] if is_thinking else self._few(turns)
         messages: list[Message] = []
         for number, turn in enumerate(turns):
             text = question_text(drawing, turn, is_first=number == 0)
@@ -113,6 +113,16 @@ class DrawnExamples:
             messages, counts, add_generation_prompt=False
         )
         return Example(prompt.token_ids, prompt.loss_mask, levels, labels)
+
+    def _few(self, turns: Sequence[Turn]) -> Sequence[Turn]:
+        """The first turns, as many as do not make the conversation long; one at least."""
+        letters, count = 0, 0
+        for turn in turns:
+            letters += len(turn.answer)
+            if count and letters > self.recipe.max_answer_letters:
+                break
+            count += 1
+        return turns[:count]
 
     def _look(self, drawing: Drawing) -> tuple[Tensor | None, Tensor | None, list[int]]:
         """Levels ``(N, 3, tile, tile)`` uint8, labels of their patches, and tiles a picture."""

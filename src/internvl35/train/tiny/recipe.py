@@ -21,15 +21,16 @@ Shares = tuple[tuple[str, float], ...]
 """Families with their weights."""
 
 LOOKED_AT: Shares = (
-    ("page", 8.0), ("reading", 1.0), ("lines", 1.0), ("counting", 1.0), ("shapes", 1.0),
-    ("bars", 1.0), ("curves", 1.0), ("pies", 1.0), ("screens", 2.0), ("rooms", 1.5),
-    ("formulas", 1.0),
+    ("page", 8.0), ("reading", 1.0), ("lines", 1.0), ("receipts", 0.5), ("counting", 1.0),
+    ("shapes", 1.0), ("bars", 1.0), ("curves", 1.0), ("pies", 1.0), ("screens", 2.0),
+    ("rooms", 1.5), ("formulas", 1.0),
 )  # fmt: skip
 """What the tower alone learns from: pages of print, and pictures in which things are marked."""
 
 ASKED: Shares = (
-    ("reading", 3.0), ("lines", 2.5), ("counting", 2.5), ("shapes", 1.0), ("relations", 1.5),
-    ("several", 1.0), ("motion", 0.8), ("bars", 1.2), ("curves", 0.8), ("pies", 0.8),
+    ("reading", 3.0), ("lines", 1.8), ("receipts", 1.2), ("counting", 2.5), ("shapes", 1.0),
+    ("relations", 1.5), ("several", 1.0), ("motion", 0.8), ("bars", 1.2), ("curves", 0.8),
+    ("pies", 0.8),
     ("rooms", 1.5), ("screens", 3.0), ("svg", 1.5), ("svg code", 0.4), ("formulas", 1.2),
     ("sums", 1.2), ("talk", 0.3), ("arithmetic", 0.4), ("honesty", 0.6), ("page", 0.8),
 )  # fmt: skip
@@ -101,7 +102,9 @@ class TinyRecipe:
     """Drawings a step."""
     max_tiles_per_batch: int = 48
     """Most tiles that are computed at once."""
-    max_examples_per_batch: int = 24
+    max_answer_letters: int = 120
+    """Letters of the answers of one conversation; further turns are left out."""
+    max_examples_per_batch: int = 16
     """Most conversations that are computed at once."""
     system_share: float = 0.4
     """Share of conversations that open with the official system prompt; the others have none."""

@@ -31,7 +31,7 @@ from internvl35.train.optimizers import build_optimizers
 from internvl35.train.reports import TrainingReport
 from internvl35.train.run_folder import RunFolder, read_log, step_of
 from internvl35.train.schedule import Schedule
-from internvl35.train.settings import OptimizationSettings
+from internvl35.train.settings import OptimizationSettings, ScheduleName
 from internvl35.train.state import load_state, save_state, state_file
 from internvl35.train.stepping import Stepper
 from internvl35.train.tiny.examples import DrawnExamples, DrawnSteps
@@ -255,7 +255,6 @@ class TinyRun:
 
         write_checkpoint(folder, loop.step, fill, state)
         remove_old(folder, KEPT_CHECKPOINTS, None)
-        report.draw()
 
     def _write_checkpoint(self) -> None:
         trainee = self._build(STAGES[-1])
@@ -290,7 +289,7 @@ def read_curve(folder: Path, recipe: TinyRecipe) -> list[dict[str, Any]]:
 
 def stage_schedule(stage: Stage) -> Schedule:
     """Course of a stage's learning rate."""
-    name = "wsd" if stage.decay_share else "constant"
+    name: ScheduleName = "wsd" if stage.decay_share else "constant"
     return Schedule(name, stage.num_steps, stage.num_warmup_steps, stage.decay_share or 1.0)
 
 
@@ -333,7 +332,7 @@ def read_weights(path: Path, trainee: TinyTrainee) -> dict[str, Tensor]:
     Raises:
         DataError: if they are those of another network.
     """
-    state = load_file(path)
+    state: dict[str, Tensor] = load_file(path)
     wanted = {name: value.shape for name, value in trainee.state_dict().items()}
     if {name: value.shape for name, value in state.items()} != wanted:
         raise DataError(
