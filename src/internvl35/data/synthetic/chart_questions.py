@@ -260,7 +260,7 @@ def ask_comparison(chance: Chance, table: Table, least: int = 1) -> Turn:
     first, second = (high, low) if is_larger else (low, high)
     return chance.turn(
         COMPARE_WORDINGS,
-        "Yes" if is_larger else "No",
+        "yes" if is_larger else "no",
         "compare",
         parts={"label": table.labels[first], "other": table.labels[second]},
     )

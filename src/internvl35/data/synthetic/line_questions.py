@@ -184,7 +184,7 @@ def _ask_trend(chance: Chance, table: Table, line: str) -> Turn:
 def _ask_comparison(chance: Chance, lines: tuple[Series, ...]) -> Turn:
     rng, table = chance.rng, lines[0].table
     is_true = rng.random() < 0.5
-    answer = "Yes" if is_true else "No"
+    answer = "yes" if is_true else "no"
     if len(lines) == 1:
         one, two = rng.sample(range(len(table.labels)), 2)
         if (table.values[one] > table.values[two]) != is_true:

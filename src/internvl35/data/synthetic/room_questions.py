@@ -221,7 +221,7 @@ def _ask_presence(chance: Chance, room: Room) -> Asking:
     there = {piece.name for piece in room.pieces}
     is_there = chance.rng.random() < 0.5
     name = chance.rng.choice([name for name in KINDS if (name in there) == is_there])
-    return Asking(PRESENCE_WORDINGS, "Yes" if is_there else "No", "presence", {"name": name})
+    return Asking(PRESENCE_WORDINGS, "yes" if is_there else "no", "presence", {"name": name})
 
 
 def _ask_nearest(chance: Chance, room: Room, unit: float) -> list[Asking]:
