@@ -7,7 +7,7 @@ What is printed is left to :mod:`internvl35.data.synthetic.words`, how to
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image
 
@@ -213,6 +213,9 @@ ALONE = Legible(cap_height=11.0, advance=7.0)
 AMONG_OTHERS = Legible(cap_height=10.0, advance=6.0, largest=36.0)
 """How small one of several texts may get."""
 
+IN_A_ROW = Legible(cap_height=10.0, advance=6.0, largest=22.0)
+"""How small one of several texts beside each other may get."""
+
 _LENGTHS, _WEIGHTS = tuple(range(1, MAX_LENGTH + 1)), (5, 10, 16, 17, 17, 14, 11, 10)
 _SEVERAL_SHARE = 0.4
 _PRINT_CONTRAST = 62.0
@@ -277,7 +280,9 @@ def _choose_colours(chance: Chance, num: int, paper: Colour) -> list[tuple[str, 
     return apart[:num]
 
 
-def _find_place(chance: Chance, block: Block, canvas: Canvas, others: Sequence[Box]) -> Box | None:
+def _find_place(
+    chance: Chance, block: Block, canvas: Canvas, others: Sequence[Box], *, is_row: bool
+) -> Box | None:
     gap_x, gap_y = (6 * shrink for shrink in canvas.shrink)
     left, top, right, bottom = block.ink
     for _ in range(12):
@@ -286,25 +291,29 @@ def _find_place(chance: Chance, block: Block, canvas: Canvas, others: Sequence[B
         if all(
             box[0] - gap_x >= other[2]
             or box[2] + gap_x <= other[0]
-            or box[1] - gap_y >= other[3]
-            or box[3] + gap_y <= other[1]
+            or (not is_row and (box[1] - gap_y >= other[3] or box[3] + gap_y <= other[1]))
             for other in others
         ):
             return box
     return None
 
 
-def _print_several(chance: Chance, texts: Sequence[str]) -> tuple[Image.Image, list[_Printed]]:
+def _print_several(
+    chance: Chance, texts: Sequence[str], *, is_row: bool
+) -> tuple[Image.Image, list[_Printed]]:
+    """Print texts apart from each other; those of a row are also beside each other."""
     font = choose_font(chance, "".join(texts))
     canvas = choose_canvas(chance)
     paper = choose_background(chance)
     inks = _choose_colours(chance, len(texts), paper)
+    legible = IN_A_ROW if is_row else AMONG_OTHERS
     while True:
         image = Image.new("RGB", (canvas.width, canvas.height), paper)
         printed: list[_Printed] = []
         for text, (name, ink) in zip(texts, inks, strict=True):
-            block = set_block(chance, [text], font, canvas, AMONG_OTHERS)
-            place = block and _find_place(chance, block, canvas, [other.box for other in printed])
+            block = set_block(chance, [text], font, canvas, legible)
+            others = [other.box for other in printed]
+            place = block and _find_place(chance, block, canvas, others, is_row=is_row)
             if block is None or place is None:
                 break
             marks = block.print_at(image, int(place[0]), int(place[1]), ink)
@@ -312,6 +321,8 @@ def _print_several(chance: Chance, texts: Sequence[str]) -> tuple[Image.Image, l
         if len(printed) == len(texts):
             return image, printed
         canvas = choose_tile_canvas(chance.rng)
+        largest = max(1.3 * legible.cap_height, 0.8 * legible.largest)
+        legible = replace(legible, largest=largest)  # until there is room for all
 
 
 def _find_places(printed: Sequence[_Printed]) -> dict[str, _Printed]:
@@ -373,12 +384,15 @@ class Reading:
         noun = "number" if rng.random() < 0.25 else "word"
         choose = choose_number if noun == "number" else choose_word
         texts: list[str] = []
-        num = rng.choice((2, 3, 3, 4))
+        is_row = rng.random() < 0.35
+        num, longest = rng.choice(
+            ((2, 4), (2, 4), (3, 3)) if is_row else ((2, 7), (3, 7), (3, 7), (4, 7))
+        )
         while len(texts) < num:
-            text = choose(chance, rng.randint(2, 7))
+            text = choose(chance, rng.randint(2, longest))
             if text.lower() not in (other.lower() for other in texts):
                 texts.append(text)
-        image, printed = _print_several(chance, texts)
+        image, printed = _print_several(chance, texts, is_row=is_row)
         marks = [
             mark
             for text in printed
