@@ -10,7 +10,7 @@ import torch
 
 from internvl35.data.batches import IGNORED
 from internvl35.data.synthetic import FAMILIES
-from internvl35.train.tiny.examples import DrawnExamples, DrawnSteps
+from internvl35.train.tiny.examples import DrawnExamples, Steps
 from internvl35.train.tiny.recipe import ASKED, LOOKED_AT, Stage, TinyRecipe
 
 
@@ -19,7 +19,7 @@ def _same(one, other):
 
 
 def _steps(recipe, stage, tokenizer, config):
-    return DrawnSteps(DrawnExamples(recipe, stage, tokenizer, config), 0)
+    return Steps(DrawnExamples(recipe, stage, tokenizer, config), recipe, 3, 0)
 
 
 def test_a_step_is_the_same_however_often_it_is_drawn(recipe, tokenizer, config):

@@ -13,12 +13,13 @@ from internvl35.data.synthetic import MARK_LABELS
 from internvl35.data.tiles import normalize_tiles
 from internvl35.model.composite import VisionLanguageModel
 from internvl35.train.sft import Trainee, batch_weight
-from internvl35.train.tiny.examples import DrawnExamples, DrawnSteps
+from internvl35.train.tiny.examples import DrawnExamples, Steps
 from internvl35.train.tiny.lessons import (
     TinyTrainee,
     count_right_patches,
     level_pixels,
     patch_label_loss,
+    vary_light,
 )
 from internvl35.train.tiny.run import choose_trained
 
@@ -26,7 +27,7 @@ from internvl35.train.tiny.run import choose_trained
 @pytest.fixture(scope="module")
 def batches(recipe, tokenizer, config):
     recipe = dataclasses.replace(recipe, samples_per_step=12)
-    steps = DrawnSteps(DrawnExamples(recipe, "sft", tokenizer, config), 0)
+    steps = Steps(DrawnExamples(recipe, "sft", tokenizer, config), recipe, 3, 0)
     return [fed.batch for fed in steps[0]]
 
 
@@ -52,6 +53,17 @@ def test_levels_become_the_pixel_values_of_any_picture():
     expected = normalize_tiles([Image.fromarray(levels)])
     found = level_pixels(torch.from_numpy(levels.transpose(2, 0, 1).copy())[None])
     assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_light_varies_tile_by_tile_within_its_bounds():
+    torch.manual_seed(0)
+    levels = torch.full((200, 3, 2, 2), 128.0)
+    shifts = (vary_light(levels, 0.1) - 128)[:, 0, 0, 0] / 255
+    assert shifts.abs().max() <= 0.1
+    assert shifts.std() == pytest.approx(0.1 / 3**0.5, rel=0.2)  # of an even spread
+    full = vary_light(torch.tensor([0.0, 255.0]).expand(200, 3, 1, 2), 0.1)
+    assert full.min() == 0.0
+    assert full.max() == 255.0
 
 
 def test_the_loss_is_that_of_answers_and_of_dense_labels(batches, config):
@@ -96,7 +108,7 @@ def test_gradients_reach_every_part_that_a_stage_trains_and_no_other(batches, co
 
 
 def test_pictures_alone_are_weighed_by_their_tiles(recipe, tokenizer, config):
-    steps = DrawnSteps(DrawnExamples(recipe, "tower", tokenizer, config), 0)
+    steps = Steps(DrawnExamples(recipe, "tower", tokenizer, config), recipe, 3, 0)
     batch = steps[0][0].batch
     trainee = TinyTrainee(VisionLanguageModel(config))
     found = trainee(batch, trainee.weigh(batch))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from safetensors.torch import load_file
 
 from internvl35.chat import load
 from internvl35.errors import DataError
+from internvl35.train.tiny import run
 from internvl35.train.tiny.run import CHECKPOINT, RunPlace, TinyRun, read_curve
+from internvl35.train.tiny.shards import ShardSet
 
 HERE = RunPlace(num_workers=0)
 
@@ -84,6 +87,18 @@ def test_a_run_may_end_behind_a_stage_and_go_on_later(folder, recipe, whole):
     assert not (folder / "2-projector").exists()
     assert TinyRun(folder, recipe, HERE).execute()
     assert _equal(_weights(folder), _weights(whole))
+
+
+def test_a_run_on_shards_can_be_stopped_while_they_are_drawn(folder, recipe, monkeypatch):
+    monkeypatch.setattr(run, "ShardSet", functools.partial(ShardSet, shard_size=6))
+    place = RunPlace(num_workers=1, stop_after_s=0.0, num_shards=2)
+    calls = 0
+    while not TinyRun(folder, recipe, place).execute("projector"):
+        calls += 1
+        assert calls < 20
+    assert calls >= 4
+    assert len(list(folder.glob("shards/*/*.safetensors"))) == 4
+    assert [line["step"] for line in read_curve(folder, recipe)] == [1, 2, 1, 2]
 
 
 def test_evaluations_are_logged_beside_the_losses(folder, recipe):

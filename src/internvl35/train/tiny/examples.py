@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -140,29 +141,41 @@ class DrawnExamples:
         return torch.from_numpy(np.stack(levels)), torch.cat(labels), counts
 
 
-class DrawnSteps(Dataset[list[FedBatch]]):
+class Examples(Protocol):
+    """Examples by their numbers, from 0 without end."""
+
+    def __getitem__(self, index: int) -> Example:
+        """Make or read one; the same number always gives the same one."""
+
+
+class Steps(Dataset[list[FedBatch]]):
     """Steps of one stage by their numbers, each a list of micro-batches.
 
     Args:
         examples: of the stage.
+        recipe: says how many make a step.
+        num_steps: of the stage.
         pad_token_id: fills padded rows.
     """
 
-    def __init__(self, examples: DrawnExamples, pad_token_id: int) -> None:
+    def __init__(
+        self, examples: Examples, recipe: TinyRecipe, num_steps: int, pad_token_id: int
+    ) -> None:
         """Keep what is needed to make any step."""
         self.examples = examples
+        self.recipe = recipe
+        self.num_steps = num_steps
         self.pad_token_id = pad_token_id
 
     def __len__(self) -> int:
         """Count the steps of the stage."""
-        return self.examples.stage.num_steps
+        return self.num_steps
 
     def __getitem__(self, step: int) -> list[FedBatch]:
         """Make a step; the same number always gives the same batches."""
-        recipe = self.examples.recipe
-        count = recipe.samples_per_step
+        count = self.recipe.samples_per_step
         examples = [self.examples[step * count + place] for place in range(count)]
-        return make_batches(examples, recipe, self.pad_token_id)
+        return make_batches(examples, self.recipe, self.pad_token_id)
 
 
 def make_batches(

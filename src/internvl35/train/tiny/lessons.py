@@ -30,6 +30,7 @@ class TinyTrainee(Trainee):
         averaging: how conversations of different lengths are weighed.
         patch_loss_weight: weight of the dense labels where there are conversations.
         has_frozen_tower: whether the tower stays as it is; there are no dense lessons then.
+        light_jitter: how much brightness and contrast vary in training, share of their range.
     """
 
     def __init__(
@@ -39,11 +40,13 @@ class TinyTrainee(Trainee):
         averaging: Averaging = "square",
         patch_loss_weight: float = 0.3,
         has_frozen_tower: bool = False,
+        light_jitter: float = 0.0,
     ) -> None:
         """Start the head near "nothing stands here"."""
         super().__init__(model, averaging=averaging)
         self.patch_loss_weight = patch_loss_weight
         self.has_frozen_tower = has_frozen_tower
+        self.light_jitter = light_jitter
         self.patch_head = nn.Linear(model.config.vision_config.hidden_size, len(MARK_LABELS))
         nn.init.constant_(self.patch_head.bias, -3.0)
 
@@ -79,7 +82,10 @@ class TinyTrainee(Trainee):
         features = None
         if batch.pixel_values is not None:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.has_frozen_tower):
-                patches = self.model.encode_patches(level_pixels(batch.pixel_values))
+                levels = batch.pixel_values.float()
+                if self.training and self.light_jitter:
+                    levels = vary_light(levels, self.light_jitter)
+                patches = self.model.encode_patches(level_pixels(levels))
             features = self.model.project_patches(patches) if has_text else None
             if batch.patch_labels is not None and not self.has_frozen_tower:
                 share = self.patch_loss_weight if has_text else 1.0
@@ -101,11 +107,26 @@ class TinyTrainee(Trainee):
         return {"loss": loss * share} | dict(zip(FIGURES, figures, strict=True))
 
 
+def vary_light(levels: Tensor, strength: float) -> Tensor:
+    """Change brightness and contrast of every tile a little, where the tiles are.
+
+    Args:
+        levels: ``(N, 3, tile, tile)`` 0 to 255.
+        strength: largest change, as a share of the range.
+
+    Returns:
+        The same shape, float32, 0 to 255.
+    """
+    gain, shift = strength * (2 * torch.rand(2, len(levels), 1, 1, 1, device=levels.device) - 1)
+    varied: Tensor = 128 + (levels - 128) * (1 + gain) + 255 * shift
+    return varied.clamp(0, 255)
+
+
 def level_pixels(levels: Tensor) -> Tensor:
     """Turn levels into the tower's input where they are.
 
     Args:
-        levels: ``(N, 3, tile, tile)`` uint8.
+        levels: ``(N, 3, tile, tile)`` 0 to 255.
 
     Returns:
         The same shape, float32, ImageNet mean and standard deviation, within rounding of

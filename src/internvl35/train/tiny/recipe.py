@@ -84,12 +84,12 @@ class TinyRecipe:
 
     tower: Stage = field(
         default_factory=lambda: Stage(
-            2200, first_level=0.0, level_share=0.6, decay_share=0.0, shares=LOOKED_AT
+            1700, first_level=0.0, level_share=0.7, decay_share=0.0, shares=LOOKED_AT
         )
     )
     """The tower alone learns what stands in which patch."""
     projector: Stage = field(
-        default_factory=lambda: Stage(500, first_level=0.0, level_share=1.0, decay_share=0.0)
+        default_factory=lambda: Stage(300, first_level=0.0, level_share=1.0, decay_share=0.0)
     )
     """The tower is frozen; projector and language model learn to read what it sees."""
     pretrain: Stage = field(
@@ -110,6 +110,8 @@ class TinyRecipe:
     """Share of conversations that open with the official system prompt; the others have none."""
     thinking_share: float = 0.5
     """Share of the drawings with reasoning that are asked in thinking mode."""
+    light_jitter: float = 0.06
+    """How much brightness and contrast of drawings that are used again vary, share of the range."""
     optimizer: Literal["adamw", "muon"] = "muon"
     """``muon`` takes the hidden matrices to Muon and the rest to AdamW."""
     weight_decay: float = 0.05

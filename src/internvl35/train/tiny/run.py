@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -34,10 +35,11 @@ from internvl35.train.schedule import Schedule
 from internvl35.train.settings import OptimizationSettings, ScheduleName
 from internvl35.train.state import load_state, save_state, state_file
 from internvl35.train.stepping import Stepper
-from internvl35.train.tiny.examples import DrawnExamples, DrawnSteps
+from internvl35.train.tiny.examples import DrawnExamples, Examples, Steps
 from internvl35.train.tiny.lessons import FIGURES, TinyTrainee
 from internvl35.train.tiny.recipe import STAGES, Stage, StageName, TinyRecipe
 from internvl35.train.tiny.shape import named_token_ids, run_tokenizer, tiny_config
+from internvl35.train.tiny.shards import ShardedExamples, ShardSet, render_shards
 from internvl35.train.trainable import parameter_groups
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -63,6 +65,9 @@ class RunPlace:
     """Processes that draw; 0 draws in this one."""
     stop_after_s: float | None = None
     """Seconds after which the run writes a checkpoint and stops; None for no limit."""
+    num_shards: int = 0
+    """Shards of drawings that are rendered ahead of every stage and then used again and again; 0
+    draws every example anew."""
 
 
 class TinyRun:
@@ -134,6 +139,7 @@ class TinyRun:
             averaging=stage.averaging,
             patch_loss_weight=stage.patch_loss_weight,
             has_frozen_tower=name == "projector",
+            light_jitter=self.recipe.light_jitter if self.place.num_shards else 0.0,
         )
         path = self._beginning(name)
         if path is not None:
@@ -144,6 +150,8 @@ class TinyRun:
     def _train(self, name: StageName) -> bool:
         recipe, stage, folder = self.recipe, self.recipe.stage(name), self._stage_folder(name)
         folder.mkdir(exist_ok=True)
+        if self.place.num_shards and not self._render(name):
+            return False
         trainee = self._build(name)
         optimization = OptimizationSettings(
             optim=recipe.optimizer, weight_decay=recipe.weight_decay, adam_beta2=0.98,
@@ -221,8 +229,10 @@ class TinyRun:
         return limit is not None and time.monotonic() - self.started > limit
 
     def _feed(self, name: StageName, start: int) -> Iterator[list[FedBatch]]:
-        examples = DrawnExamples(self.recipe, name, self.tokenizer, self.config)
-        steps = DrawnSteps(examples, int(self.config.text_config.pad_token_id))
+        steps = Steps(
+            self._examples(name), self.recipe, self.recipe.stage(name).num_steps,
+            int(self.config.text_config.pad_token_id),
+        )  # fmt: skip
         num_workers = self.place.num_workers
         loader: DataLoader[list[FedBatch]] = DataLoader(
             steps,
@@ -234,6 +244,26 @@ class TinyRun:
             generator=torch.Generator(),
         )
         return iter(loader)
+
+    def _examples(self, name: StageName) -> Examples:
+        drawn = DrawnExamples(self.recipe, name, self.tokenizer, self.config)
+        if not self.place.num_shards:
+            return drawn
+        return ShardedExamples(self._shards(name), self.recipe.seed)
+
+    def _shards(self, name: StageName) -> ShardSet:
+        return ShardSet(self.folder / "shards" / name, self.place.num_shards)
+
+    def _render(self, name: StageName) -> bool:
+        """Draw a stage's shards; whether all of them are there."""
+        shards = self._shards(name)
+        drawn = DrawnExamples(self.recipe, name, self.tokenizer, self.config)
+        rendering = render_shards(
+            shards, drawn, max(1, self.place.num_workers), keep_going=lambda: not self._is_late()
+        )
+        for _ in track(rendering, f"drawing for {name}", total=shards.num_shards):
+            pass
+        return not shards.missing
 
     def _evaluate(self, loop: TrainingLoop, report: TrainingReport) -> None:
         if self.evaluate is None:
