@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from internvl35.data.synthetic.drawing import Box
 
+_STRAIGHT = 2.2  # of a direction along a wall: longer by this in one way than in the other
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -77,26 +79,26 @@ def seen_side(stand: Piece, face: Piece, other: Piece) -> str:
 
     Args:
         stand: where the person is.
-        face: what the person looks at.
+        face: what the person looks at, along the walls.
         other: what is asked for.
 
     Returns:
-        ``left``, ``right`` or ``back``; empty if a direction is slanted or the thing is in front.
+        ``left``, ``right`` or ``back``; empty if it is in front, near the border between two of
+        them (45 and 135 degrees), or if the person looks across the room.
     """
-    ahead, aside = _compass(stand, face), _compass(stand, other)
-    if ahead is None or aside is None:
+    (from_x, from_y), (ahead_x, ahead_y) = stand.middle, face.middle
+    ahead_x, ahead_y = ahead_x - from_x, ahead_y - from_y
+    if max(abs(ahead_x), abs(ahead_y)) < _STRAIGHT * min(abs(ahead_x), abs(ahead_y)):
         return ""
-    return ("", "right", "back", "left")[(aside - ahead) % 4]
-
-
-def _compass(start: Piece, end: Piece) -> int | None:
-    """Quarter turns with the clock from the right; None where the direction is slanted."""
-    across, down = (there - here for here, there in zip(start.middle, end.middle, strict=True))
-    if abs(across) >= 2.2 * abs(down):
-        return 0 if across > 0 else 2
-    if abs(down) >= 2.2 * abs(across):
-        return 1 if down > 0 else 3
-    return None
+    aside_x, aside_y = other.middle[0] - from_x, other.middle[1] - from_y
+    along = ahead_x * aside_x + ahead_y * aside_y
+    across = ahead_x * aside_y - ahead_y * aside_x  # positive to the right, as y points down
+    angle = math.degrees(math.atan2(across, along))
+    if abs(angle) >= 150:
+        return "back"
+    if 60 <= abs(angle) <= 118:
+        return "right" if angle > 0 else "left"
+    return ""
 
 
 @dataclass(frozen=True)

@@ -250,11 +250,11 @@ def _ask_nearest(chance: Chance, room: Room, unit: float) -> list[Asking]:
 
 
 def _ask_nearer(chance: Chance, room: Room, unit: float) -> list[Asking]:
-    rng = chance.rng
+    rng, things = chance.rng, room.single
     for _ in range(8):
-        if len(room.single) < 3:
+        if len(things) < 3:
             break
-        target, near, far = rng.sample(room.single, 3)
+        target, near, far = rng.sample(things, 3)
         if is_clearly_nearer(near, far, target, unit):
             one, two = rng.sample((near.name, far.name), 2)
             parts = {"target": target.name, "one": one, "two": two}
@@ -263,12 +263,12 @@ def _ask_nearer(chance: Chance, room: Room, unit: float) -> list[Asking]:
 
 
 def _ask_sides(chance: Chance, room: Room, unit: float) -> list[Asking]:
-    rng = chance.rng
+    rng, things = chance.rng, room.single
     askings: list[Asking] = []
     for _ in range(8):
-        if len(room.single) < 2:
+        if len(things) < 2:
             break
-        one, two = rng.sample(room.single, 2)
+        one, two = rng.sample(things, 2)
         parts = {"one": one.name, "two": two.name}
         axis = rng.randrange(2)
         is_before = one.middle[axis] < two.middle[axis]
@@ -290,8 +290,7 @@ def _ask_facing(chance: Chance, room: Room) -> list[Asking]:
     rng = chance.rng
     wanted = rng.choices(("left", "right", "back"), (3, 3, 5))[0]
     triples = list(permutations(room.single, 3))
-    rng.shuffle(triples)
-    for stand, face, other in triples:
+    for stand, face, other in rng.sample(triples, min(60, len(triples))):
         if seen_side(stand, face, other) != wanted:
             continue
         parts = {"stand": stand.name, "face": face.name, "other": other.name}

@@ -22,6 +22,7 @@ from internvl35.scoring import exact_match, extract_number
 _NUMERIC = ("count", "area", "length")
 _MAX_COUNT = 4
 _MAX_PIECES = 7
+_LEAST_SQUEEZE = 0.86
 _WOODS = ((255, 255, 255), (250, 246, 238), (244, 236, 222), (238, 240, 244), (240, 246, 238))
 
 
@@ -130,6 +131,7 @@ def _choose_sizes(
 def _choose_room(chance: Chance, style: _Style, names: list[str]) -> tuple[Chance, Paper, Room]:
     """Find a place for everything; the chance that comes back knows what the plan shows."""
     rng = chance.rng
+    squeeze = 1.0  # after each failure things become a little smaller
     while True:
         chance = chance.begin_again()
         paper = Paper(chance, choose_single_canvas(chance), caps=(9.2, 10.4))
@@ -140,12 +142,13 @@ def _choose_room(chance: Chance, style: _Style, names: list[str]) -> tuple[Chanc
             continue
         openings = _choose_openings(chance, floor, wall, unit)
         room = Room(floor, wall, (), openings, metres if style.has_metres else None)
-        sizes = _choose_sizes(chance, paper, style, names, unit)
+        sizes = _choose_sizes(chance, paper, style, names, unit * squeeze)
         below = paper.cap + round(5 * unit) if style.has_names else 0
         for _ in range(4):
             pieces = place_pieces(rng, room, sizes, 4 * unit, below)
             if pieces is not None:
                 return chance, paper, Room(floor, wall, pieces, openings, room.metres)
+        squeeze = max(_LEAST_SQUEEZE, 0.95 * squeeze)
 
 
 def _draw_walls(paper: Paper, room: Room, style: _Style) -> None:
