@@ -29,7 +29,7 @@ NAMES = frozenset({r"\sin", r"\cos", r"\tan", r"\log", r"\ln", r"\exp"})
 
 _EM = 200.0  # large, as mathtext rounds widths up to whole pixels
 _OPERATOR_ROOM, _RELATION_ROOM, _NAME_ROOM = 0.22, 0.06, 0.17  # shares of the em
-_RULE, _GAP = 0.05, 0.14
+_RULE, _GAP = 0.05, 0.22
 _LARGE = (r"\int", r"\sum", r"\prod", r"\lim")
 
 

@@ -92,6 +92,14 @@ class SvgShape:
         return ()
 
 
+@dataclass(frozen=True)
+class CleanSvg:
+    """Code that is safe to render; only :func:`clean_svg` makes it."""
+
+    code: str
+    """SVG of plain shapes."""
+
+
 def write_shape(shape: SvgShape) -> str:
     """Write one element; every shape has one spelling."""
     x, y = (round(part) for part in shape.centre)
@@ -141,7 +149,7 @@ def extract_svg(answer: str) -> str:
     return text[start : end + len("</svg>")] if 0 <= start < end else text.strip()
 
 
-def clean_svg(code: str) -> str:
+def clean_svg(code: str) -> CleanSvg:
     """Write a picture anew with nothing in it but plain shapes.
 
     Args:
@@ -170,7 +178,7 @@ def clean_svg(code: str) -> str:
     if sum(1 for _ in root.iter()) > MAX_ELEMENTS:
         raise DataError(f"the SVG has more than {MAX_ELEMENTS} elements")
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{_view_box(root)}"'
-    return f"{head}{_attributes(root)}>{''.join(_children(root))}</svg>"
+    return CleanSvg(f"{head}{_attributes(root)}>{''.join(_children(root))}</svg>")
 
 
 def _local(name: object) -> str:
@@ -241,11 +249,11 @@ def _view_box(root: ElementTree.Element) -> str:
     return " ".join(f"{value:g}" for value in values)
 
 
-def render_svg(code: str, side: int) -> Image.Image:
-    """Render code that :func:`clean_svg` has written, without smoothed edges, on white.
+def render_svg(clean: CleanSvg, side: int) -> Image.Image:
+    """Render code without smoothed edges on white.
 
     Args:
-        code: SVG.
+        clean: never what a model wrote: the renderer reads the files that an image refers to.
         side: width and height of the picture in pixels.
 
     Returns:
@@ -263,7 +271,7 @@ def render_svg(code: str, side: int) -> Image.Image:
             "pip install 'internvl35[tiny]'"
         ) from error
     png = svg_to_bytes(
-        svg_string=code,
+        svg_string=clean.code,
         width=side,
         height=side,
         background="white",

@@ -21,6 +21,7 @@ from internvl35.data.synthetic.svg_code import (
     SVG_COLOURS,
     SVG_SHAPES,
     SVG_SIDE,
+    CleanSvg,
     SvgShape,
     clean_svg,
     colour_masks,
@@ -245,7 +246,7 @@ def _rendered(answer: str) -> dict[str, NDArray[np.bool_]] | None:
 
 
 @lru_cache(maxsize=64)
-def _render_masks(clean: str) -> dict[str, NDArray[np.bool_]] | None:
+def _render_masks(clean: CleanSvg) -> dict[str, NDArray[np.bool_]] | None:
     try:
         image = render_svg(clean, RENDER_SIDE)
     except ValueError:
