@@ -32,9 +32,12 @@ ASKED: Shares = (
     ("relations", 1.5), ("several", 1.0), ("motion", 0.8), ("bars", 1.2), ("curves", 0.8),
     ("pies", 0.8),
     ("rooms", 1.5), ("screens", 3.0), ("svg", 1.5), ("svg code", 0.4), ("formulas", 1.2),
-    ("sums", 1.2), ("talk", 0.3), ("arithmetic", 0.4), ("honesty", 0.6), ("page", 0.8),
+    ("sums", 1.2), ("talk", 0.3), ("arithmetic", 0.4), ("honesty", 0.6),
 )  # fmt: skip
 """What the whole model is asked."""
+
+WITH_PAGES: Shares = (*ASKED, ("page", 0.8))
+"""The same, beside pages of print about which nothing is asked."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Stage:
     """Weight of the dense labels beside the loss of the answers."""
     averaging: Averaging = "square"
     """Weight of a token of a conversation with n targets: token 1, sample 1/n, square 1/sqrt(n)."""
-    shares: Shares = ASKED
+    shares: Shares = WITH_PAGES
     """How often each family is drawn; names that no family bears are left out."""
 
     def __post_init__(self) -> None:
@@ -89,7 +92,9 @@ class TinyRecipe:
     )
     """The tower alone learns what stands in which patch."""
     projector: Stage = field(
-        default_factory=lambda: Stage(300, first_level=0.0, level_share=1.0, decay_share=0.0)
+        default_factory=lambda: Stage(
+            300, first_level=0.0, level_share=1.0, decay_share=0.0, shares=ASKED
+        )
     )
     """The tower is frozen; projector and language model learn to read what it sees."""
     pretrain: Stage = field(
