@@ -81,6 +81,7 @@ _GAP = 5
 _MARGIN = 5
 _SIDES = {1: (30, 70), 2: (30, 50), 3: (25, 40)}
 _BACKGROUND_SHARE = 0.25
+_WHOLE_FIRST_SHARE = 0.65
 _NOISE_PIXELS = RENDER_SIDE**2 // 1000
 _EVEN = frozenset({"circle", "triangle", "ellipse", "diamond"})
 _SCALE = 2
@@ -186,21 +187,24 @@ class SvgDrawing:
         """Draw the shapes; a higher level has more and smaller ones, and coloured grounds."""
         rng = chance.rng
         num = rng.choice((1, 1, 2, 2, 3)) if chance.is_hard() else 1
-        sides = _SIDES[num] if chance.is_hard() else (40, 70)
-        if num > 1:
-            sides = _SIDES[num]
-        shapes = choose_shapes(rng, num, sides=sides)
+        sides = _SIDES[num] if num > 1 or chance.is_hard() else (40, 70)
+        kinds = rng.choices(SVG_SHAPES, k=num)
+        while kinds.count("diamond") > 1:  # the longest to write
+            kinds = rng.choices(SVG_SHAPES, k=num)
+        shapes = choose_shapes(rng, num, sides=sides, kinds=kinds)
         background = None
         if num < 3 and chance.is_hard() and rng.random() < _BACKGROUND_SHARE:
             used = {shape.colour for shape in shapes}
             background = rng.choice([colour for colour in SVG_COLOURS if colour not in used])
-        turns = [chance.turn(PICTURE_WORDINGS, write_svg(shapes, background), f"draw {num}")]
+        whole = chance.turn(PICTURE_WORDINGS, write_svg(shapes, background), f"draw {num}")
+        turns = []
         for shape in rng.sample(shapes, min(num, 2)):
             known = f"{shape.colour} {rng.choice(('shape', 'object', shape.shape))}"
             turns.append(
                 chance.turn(ELEMENT_WORDINGS, write_shape(shape), "element", parts={"name": known})
             )
-        rng.shuffle(turns)
+        # First where it counts: a long answer after others may be left out of a conversation.
+        turns.insert(0 if rng.random() < _WHOLE_FIRST_SHARE else rng.randint(1, len(turns)), whole)
         image, marks = _paint(chance, shapes, background)
         return Drawing(self.name, (image,), tuple(turns), (marks,), unseen=chance.unseen)
 
