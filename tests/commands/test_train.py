@@ -15,19 +15,22 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from internvl35 import load
-from internvl35.commands.train import choose_device, describe_round, make_evaluation
+from internvl35.commands.recipe import read_recipe
+from internvl35.commands.train import CHANGEABLE, choose_device, make_evaluation
 from internvl35.data.synthetic import FAMILIES
 from internvl35.data.templates import TEMPLATES
 from internvl35.data.tokenizer import save_tokenizer, train_tokenizer
 from internvl35.errors import ConfigError
-from internvl35.train.rounds import METRICS_FILE, STATE_FILE
+from internvl35.train.tiny.recipe import TinyRecipe
+from internvl35.train.tiny.run import read_curve
 
 ROOT = Path(__file__).parents[2]
 
 SMALL = [
     "--threads", "1", "--workers", "0", "--device", "cpu", "--evaluate-every", "0",
-    "--set", "samples_per_round=4", "--set", "warmup_rounds=1", "--set", "level_rounds=2",
-    "--set", "loop.checkpoint_every=1", "--set", "loop.decay_share=0.0",
+    "--set", "samples_per_step=4", "--set", "save_every=1", "--set", "log_every=1",
+    "--set", "tower.num_steps=1", "--set", "projector.num_steps=0", "--set", "sft.num_steps=1",
+    "--set", "pretrain.num_steps=2", "--set", "pretrain.level_share=0.0",
 ]  # fmt: skip
 
 
@@ -51,65 +54,77 @@ def folder(tokenizer, tmp_path):
     return tmp_path / "run"
 
 
-def metrics(folder):
-    path = folder / METRICS_FILE
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+def figures(folder):
+    recipe = folder / "recipe.json"
+    return read_curve(folder, read_recipe(recipe, TinyRecipe)) if recipe.exists() else []
 
 
-def test_a_run_leaves_a_checkpoint_a_curve_and_its_settings(run, folder):
-    arguments = [*SMALL, "--rounds", "2", "--evaluate-every", "2", "--evaluation-pictures", "1"]
-    code, out, err = run("train", "tiny", "--output-dir", folder, *arguments)
-    assert (code, err) == (0, "")
-    lines = out.splitlines()
-    assert len(lines) == 4
-    assert lines[0].startswith("round 1/2  4 samples  ")
-    assert lines[1].startswith("round 2/2  8 samples  ")
-    assert all(f"  {family} " in lines[1] for family in FAMILIES)
-    assert lines[2:] == [f"curve: {folder / 'curve.png'}", f"checkpoint: {folder / 'checkpoint'}"]
-    assert {f"eval/{family}" for family in FAMILIES} <= metrics(folder)[-1].keys()
+def test_a_run_leaves_a_checkpoint_a_curve_and_its_settings(run, folder, monkeypatch):
+    monkeypatch.setattr(
+        "internvl35.commands.train.make_evaluation", lambda count: lambda *_: {"counting": 0.25}
+    )
+    code, out, err = run("train", "tiny", "--output-dir", folder, *SMALL, "--evaluate-every", "2")
+    assert code == 0
+    assert out.splitlines() == [
+        f"curve: {folder / 'curve.png'}", f"checkpoint: {folder / 'checkpoint'}",
+    ]  # fmt: skip
+    for stage in ("tower: step 0 of 1", "pretrain: step 0 of 2", "sft: step 0 of 1"):
+        assert f"stage {stage}" in err
+    assert [line.get("eval_counting") for line in figures(folder)] == [
+        None, None, None, 0.25, None, 0.25,
+    ]  # fmt: skip
     with Image.open(folder / "curve.png") as picture:
         assert picture.format == "PNG"
     recipe = json.loads((folder / "recipe.json").read_text())
-    assert (recipe["samples_per_round"], recipe["loop"]["num_rounds"]) == (4, 2)
-    chat = load(folder / "checkpoint")
-    assert chat.model.dtype == torch.bfloat16
+    assert (recipe["samples_per_step"], recipe["pretrain"]["num_steps"]) == (4, 2)
+    assert load(folder / "checkpoint").model.dtype == torch.bfloat16
 
 
 def test_a_killed_run_goes_on_to_the_weights_of_one_that_was_not(run, folder, tokenizer, tmp_path):
     command = [sys.executable, "-m", "internvl35.cli", "train", "tiny", "--output-dir", str(folder)]
     process = subprocess.Popen(
-        [*command, *SMALL, "--rounds", "100000"],
+        [*command, *SMALL, "--set", "tower.num_steps=0", "--set", "pretrain.num_steps=100000"],
         env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        while len(metrics(folder)) < 3 or not (folder / STATE_FILE).exists():
+        while len(figures(folder)) < 3 or not list(folder.glob("3-pretrain/checkpoint-*")):
             assert process.poll() is None
             time.sleep(0.05)
     finally:
         process.kill()
         process.wait()
-    num_rounds = len(metrics(folder)) + 1
-    rounds = ["--rounds", str(num_rounds)]
-    code, out, _ = run("train", "tiny", "--output-dir", folder, "--workers", "0", *rounds)
+    num_steps = len(figures(folder)) + 1
+    last = ["--set", f"pretrain.num_steps={num_steps}"]
+    code, out, _ = run("train", "tiny", "--output-dir", folder, "--workers", "0", *last)
     assert code == 0
-    assert out.splitlines()[-3].startswith(f"round {num_rounds}/{num_rounds}  {4 * num_rounds} ")
-    assert [line["round"] for line in metrics(folder)] == list(range(1, num_rounds + 1))
+    assert out.splitlines()[-1] == f"checkpoint: {folder / 'checkpoint'}"
+    assert [line["step"] for line in figures(folder)] == [*range(1, num_steps + 1), 1]
 
     other = tmp_path / "other"
     save_tokenizer(tokenizer, other / "tokenizer")
-    assert run("train", "tiny", "--output-dir", other, *SMALL, *rounds)[0] == 0
+    whole_run = [*SMALL, "--set", "tower.num_steps=0", *last]
+    assert run("train", "tiny", "--output-dir", other, *whole_run)[0] == 0
     resumed = load_file(folder / "checkpoint" / "model.safetensors")
     whole = load_file(other / "checkpoint" / "model.safetensors")
     assert resumed.keys() == whole.keys()
     assert all(resumed[name].equal(whole[name]) for name in whole)
 
 
+def test_a_run_whose_time_is_up_says_how_to_go_on(run, folder):
+    code, out, err = run("train", "tiny", "--output-dir", folder, *SMALL, "--stop-after", "0")
+    assert code == 0
+    assert f"the same command with --output-dir {folder} goes on" in out
+    assert "stopped after 1 steps" in err
+    assert not (folder / "checkpoint").exists()
+
+
 def test_an_interrupt_says_how_to_go_on(run, folder, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("internvl35.train.tiny.train_tiny", interrupt)
+    monkeypatch.setattr("internvl35.train.tiny.run.TinyRun.execute", interrupt)
     code, out, err = run("train", "tiny", "--output-dir", folder, *SMALL)
     assert (code, out) == (130, "")
     assert err == f"stopped; the same command with --output-dir {folder} goes on\n"
@@ -118,11 +133,12 @@ def test_an_interrupt_says_how_to_go_on(run, folder, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "found"),
     [
-        (["--rounds", "0"], "ConfigError: num_rounds is 0"),
+        (["--set", "tower.num_steps=-1"], "ConfigError: a stage of -1 steps"),
         (["--set", "sead=3"], "ConfigError: there is no setting 'sead'"),
         (["--set", "seed"], "not of the form NAME=VALUE"),
         (["--threads", "0"], "--threads"),
         (["--device", "tpu"], "--device"),
+        (["--until", "rl"], "--until"),
     ],
 )
 def test_a_mistake_exits_2_and_starts_nothing(run, tmp_path, arguments, found):
@@ -130,6 +146,14 @@ def test_a_mistake_exits_2_and_starts_nothing(run, tmp_path, arguments, found):
     assert (code, out) == (2, "")
     assert found in err
     assert not (tmp_path / "run").exists()
+
+
+def test_what_may_change_under_way_is_there():
+    recipe = TinyRecipe()
+    for path in CHANGEABLE:
+        found = recipe
+        for name in path.split("."):
+            found = getattr(found, name)
 
 
 def test_another_seed_needs_another_folder(run, folder):
@@ -162,12 +186,3 @@ def test_the_evaluation_is_the_share_right_in_each_family(random_checkpoint, mon
     found = make_evaluation(4)(chat.model, chat.tokenizer)
     assert found == dict.fromkeys(FAMILIES, 0.25)
     assert asked == [(chat.model, 4)]
-
-
-def test_a_round_is_described_in_a_line():
-    line = {"round": 20, "samples": 4800, "samples_per_s": 66.23, "loss": 1.5, "patch_loss": 1.0,
-            "answer_loss": 0.25, "patch_accuracy": 0.7, "eval/counting": 0.315}  # fmt: skip
-    assert describe_round(line, 2400) == (
-        "round 20/2400  4,800 samples  66.2/s  loss 1.500  answer_loss 0.250  patches 70.0%  "
-        "counting 31.5%"
-    )

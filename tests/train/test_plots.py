@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
@@ -13,26 +11,23 @@ from internvl35.errors import DataError
 from internvl35.train.plots import (
     plot_curve,
     plot_figures,
-    read_metrics,
     smooth,
     smooth_exponentially,
 )
 
 
-def write_metrics(path, num_rounds=50):
-    lines = []
-    for number in range(1, num_rounds + 1):
-        line = {"round": number, "samples": 10 * number, "loss": 4 / number, "patch_loss": 1.0,
-                "patch_accuracy": number / 100}  # fmt: skip
+def a_run(num_lines=50):
+    for number in range(1, num_lines + 1):
+        line = {"samples": 10 * number, "loss": 4 / number, "patch_loss": 1.0,
+                "patch_acc": number / 100, "grad_norm": 7.0}  # fmt: skip
         if number > 20:
-            line["answer_loss"] = 2.0
+            line["token_acc"] = 0.9
         if number % 25 == 0:
-            line["eval/counting"] = 0.5
-        lines.append(json.dumps(line))
-    path.write_text("\n".join(lines) + "\n")
+            line["eval_counting"] = 0.5
+        yield line
 
 
-def test_losses_and_accuracies_stand_over_samples(tmp_path, monkeypatch):
+def test_losses_and_shares_right_stand_over_samples(tmp_path, monkeypatch):
     drawn = {}
     original = Axes.plot
 
@@ -41,36 +36,26 @@ def test_losses_and_accuracies_stand_over_samples(tmp_path, monkeypatch):
         return original(self, x, y, *arguments, **options)
 
     monkeypatch.setattr(Axes, "plot", note)
-    write_metrics(tmp_path / "metrics.jsonl")
-    plot_curve(tmp_path / "metrics.jsonl", tmp_path / "curve.png")
-    assert set(drawn) == {"loss", "patch loss", "answer loss", "patches", "counting"}
+    plot_curve(list(a_run()), tmp_path / "curve.png")
+    assert set(drawn) == {"loss", "patch loss", "patch acc", "token acc", "counting"}
     assert drawn["counting"] == ([250, 500], [0.5, 0.5])
-    assert drawn["patches"][0] == [10 * number for number in range(1, 51)]
-    assert drawn["answer loss"][0][0] == 210
+    assert drawn["patch acc"][0] == [10 * number for number in range(1, 51)]
+    assert drawn["token acc"][0][0] == 210
     with Image.open(tmp_path / "curve.png") as picture:
         assert picture.format == "PNG"
         assert min(picture.size) > 600
 
 
 def test_a_run_that_has_hardly_begun_can_be_drawn(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"round": 1, "samples": 8, "loss": 1.0}\n')
-    plot_curve(tmp_path / "metrics.jsonl", tmp_path / "curve.png")
+    plot_curve([{"samples": 8, "loss": 1.0}], tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 0
 
 
-def test_a_line_that_a_kill_cut_short_is_left_out(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"round": 1, "samples": 8}\n{"round": 2, "sam')
-    assert read_metrics(path) == [{"round": 1, "samples": 8}]
-
-
-@pytest.mark.parametrize("text", [None, "", "{"])
-def test_a_run_without_figures_is_refused(tmp_path, text):
-    path = tmp_path / "metrics.jsonl"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(DataError, match=r"metrics\.jsonl"):
-        plot_curve(path, tmp_path / "curve.png")
+def test_a_run_without_figures_and_a_folder_that_is_not_there_are_refused(tmp_path):
+    with pytest.raises(DataError, match="train at least one step"):
+        plot_curve([], tmp_path / "curve.png")
+    with pytest.raises(DataError, match="cannot be written"):
+        plot_curve(list(a_run(2)), tmp_path / "missing" / "curve.png")
 
 
 def test_a_value_is_averaged_with_those_before_it():
