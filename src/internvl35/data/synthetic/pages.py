@@ -5,15 +5,13 @@ Their marks say which character stands where. No counterpart in the paper.
 
 from __future__ import annotations
 
-import random
-
 from PIL import Image
 
 from internvl35.data.synthetic.drawing import Chance, Drawing
 from internvl35.data.synthetic.fonts import choose_font, print_line, size_for_caps, text_width
 from internvl35.data.synthetic.labels import Mark
 from internvl35.data.synthetic.scene import TILE_SIZE
-from internvl35.data.synthetic.typesetting import choose_inks
+from internvl35.data.synthetic.typesetting import choose_inks, ink_box
 from internvl35.data.synthetic.words import choose_code, choose_number, choose_word
 
 WORD_SHARE = 0.4
@@ -44,24 +42,24 @@ def draw_page(chance: Chance) -> Drawing:
     ink, paper = choose_inks(chance)
     image = Image.new("RGB", (TILE_SIZE, TILE_SIZE), paper)
     marks: list[Mark] = []
-    base = round(1.1 * cap_height) + rng.randint(3, 9)  # small l and f rise above capitals
-    while base + 0.4 * cap_height < TILE_SIZE:  # room for the longest tail, that of a Q or a g
-        left = rng.randint(2, 8)
-        if has_words:
-            left += rng.randint(0, TILE_SIZE // 4)
-        room = TILE_SIZE - left - 6
-        line = (
-            _fill_with_words(chance, font, size, room)
-            if has_words
-            else _fill(rng, font, size, room)
-        )
-        marks += print_line(image, line, font, size, (left, base), ink)
-        base += round((1.3 if not has_words else rng.uniform(1.4, 2.4)) * cap_height)
+    base = round(cap_height) + rng.randint(3, 9)
+    while True:
+        indent = rng.randint(2, 8) + (rng.randint(0, TILE_SIZE // 4) if has_words else 0)
+        room = TILE_SIZE - indent - 6
+        fill = _fill_with_words if has_words else _fill
+        line = fill(chance, font, size, room)
+        left, top, _, bottom = ink_box(line, font, size)
+        base = max(base, 1 - top)  # brackets, small l and f rise above capitals
+        if base + bottom > TILE_SIZE:
+            break
+        marks += print_line(image, line, font, size, (max(indent, 1 - left), base), ink)
+        base += round((rng.uniform(1.4, 2.4) if has_words else 1.3) * cap_height)
         base += rng.randint(3, 9)
     return Drawing("page", (image,), (), (tuple(marks),), unseen=chance.unseen)
 
 
-def _fill(rng: random.Random, font: str, size: int, room: int) -> str:
+def _fill(chance: Chance, font: str, size: int, room: int) -> str:
+    rng = chance.rng
     room -= rng.randint(0, 20)
     line = ""
     while True:

@@ -77,16 +77,17 @@ def _write_words(chance: Chance, limit: int) -> str:
     if not chance.is_hard():
         return " ".join(words)
     place = rng.randrange(len(words))
-    mark = rng.random()  # of two more characters at most, for which there is room
+    mark = rng.random()  # at most two more characters, for which there is room
     if mark < 0.1:
         words[place] = f"({words[place]})"
     elif mark < 0.4 and place + 1 < len(words):
         words[place] += ":" if mark < 0.15 else ","
     elif mark < 0.5 and place + 1 < len(words):
         words[place : place + 2] = ["-".join(words[place : place + 2])]
-    if not words[-1].endswith(")") and rng.random() < 0.4:
-        words[-1] += rng.choice(".!?")
-    return " ".join(words)
+    line = " ".join(words)
+    if len(line) < limit and not line.endswith(")") and rng.random() < 0.4:
+        line += rng.choice(".!?")
+    return line
 
 
 def _capital(word: str) -> str:
