@@ -1,8 +1,8 @@
 """What a training step of the embedded checkpoint gains from plain attention and bfloat16.
 
-Compares, in one run and on the same batch, samples/s of transformers' eager attention and of
-torch's fused one, in float32 and under bfloat16 autocast. Writes ``results/tiny_step.json`` with
-ratios.
+Compares, in one run and on the same step of drawings, samples/s of transformers' eager attention
+and of torch's fused one, in float32 and under bfloat16 autocast. Writes ``results/tiny_step.json``
+with ratios.
 """
 
 from __future__ import annotations
@@ -11,18 +11,23 @@ import argparse
 import itertools
 import statistics
 import time
+from collections.abc import Sequence
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from transformers import PreTrainedTokenizerBase
 
 from benchmarks.record import write_result
-from internvl35.data.batches import TrainingBatch
 from internvl35.model.composite import VisionLanguageModel
-from internvl35.train.rounds import make_optimizers
-from internvl35.train.tiny import TinyRecipe, Trainee, tiny_config
+from internvl35.train.feed import FedBatch
+from internvl35.train.tiny.examples import DrawnExamples, Steps
+from internvl35.train.tiny.lessons import TinyTrainee
+from internvl35.train.tiny.recipe import TinyRecipe
+from internvl35.train.tiny.shape import named_token_ids, tiny_config, tiny_tokenizer
 
-NUM_EXAMPLES, NUM_TOKENS, IMAGE_TOKEN = 48, 64, 5
+STEP = 5000
+"""The step of the third stage whose drawings are taken."""
 
 
 def main() -> None:
@@ -33,7 +38,12 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     kinds = list(itertools.product(("eager", "sdpa"), ("bfloat16", "float32")))
-    steps = {kind: Step(*kind) for kind in kinds}
+    tokenizer = tiny_tokenizer()
+    config = tiny_config(*named_token_ids(tokenizer))
+    recipe = TinyRecipe()
+    drawn = DrawnExamples(recipe, "pretrain", tokenizer, config)
+    batches = Steps(drawn, recipe, recipe.pretrain.num_steps, 0)[STEP]
+    steps = {kind: Step(*kind, tokenizer, batches) for kind in kinds}
     seconds: dict[tuple[str, str], list[float]] = {kind: [] for kind in kinds}
     for number in range(arguments.steps + 1):
         for kind in kinds:  # in turns, so that a slow minute of the machine meets all of them
@@ -58,31 +68,36 @@ class Step:
     Args:
         attention: name of transformers' attention implementation.
         precision: number format of the forward and backward pass.
+        tokenizer: of the network.
+        batches: of the step.
     """
 
-    def __init__(self, attention: str, precision: str) -> None:
-        """Build model, optimizers and a batch of pictures of one tile each."""
-        config = tiny_config(IMAGE_TOKEN, 0, 1)
+    def __init__(
+        self,
+        attention: str,
+        precision: str,
+        tokenizer: PreTrainedTokenizerBase,
+        batches: Sequence[FedBatch],
+    ) -> None:
+        """Build network and optimizer."""
+        config = tiny_config(*named_token_ids(tokenizer))
         config._attn_implementation = attention
         torch.manual_seed(0)
-        self.trainee = Trainee(VisionLanguageModel(config))
-        self.optimizers = make_optimizers(self.trainee, TinyRecipe().loop)
+        self.trainee = TinyTrainee(VisionLanguageModel(config))
+        self.optimizer = torch.optim.AdamW(self.trainee.parameters(), lr=1e-4, fused=True)
         self.is_mixed = precision == "bfloat16"
-        tile = config.force_image_size
-        ids = torch.randint(6, config.text_config.vocab_size, (NUM_EXAMPLES, NUM_TOKENS))
-        ids[:, 3 : 3 + config.tokens_per_tile] = IMAGE_TOKEN
-        pixels = torch.randn(NUM_EXAMPLES, 3, tile, tile)
-        self.batch = TrainingBatch(ids, torch.ones_like(ids), ids, pixels, None)
+        self.batches = [fed.batch for fed in batches]
+        self.weight = sum(self.trainee.weigh(batch) for batch in self.batches)
 
     def run(self) -> float:
         """Take a step; return its seconds of processor time."""
         started = time.process_time()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.is_mixed):
-            loss, _ = self.trainee.loss(self.batch, 0.3)
-        loss.backward()
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
+        for batch in self.batches:
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.is_mixed):
+                loss = self.trainee(batch, self.weight)["loss"]
+            loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         return time.process_time() - started
 
 

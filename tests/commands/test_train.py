@@ -97,8 +97,8 @@ def test_a_killed_run_goes_on_to_the_weights_of_one_that_was_not(run, folder, to
         process.wait()
     num_steps = len(figures(folder)) + 1
     last = ["--set", f"pretrain.num_steps={num_steps}"]
-    code, out, _ = run("train", "tiny", "--output-dir", folder, "--workers", "0", *last)
-    assert code == 0
+    code, out, err = run("train", "tiny", "--output-dir", folder, "--workers", "0", *last)
+    assert code == 0, err
     assert out.splitlines()[-1] == f"checkpoint: {folder / 'checkpoint'}"
     assert [line["step"] for line in figures(folder)] == [*range(1, num_steps + 1), 1]
 

@@ -72,6 +72,18 @@ def train_embedded(
     workers: Annotated[
         int, typer.Option(help="Processes that draw pictures; 0 draws in this one.", min=0)
     ] = 1,
+    shards: Annotated[
+        int,
+        typer.Option(
+            help="Shards of 2000 drawings that are rendered ahead of every stage and used again "
+            "and again, for a GPU that learns faster than its machine draws; 0 draws all anew.",
+            min=0,
+        ),
+    ] = 0,
+    max_file_mb: Annotated[
+        float | None,
+        typer.Option(help="Split the state of the run into files of so many megabytes.", min=1),
+    ] = None,
 ) -> None:
     """Train the embedded checkpoint on pictures that are drawn as it goes.
 
@@ -91,12 +103,12 @@ def train_embedded(
     recipe = settle_recipe(output_dir, TinyRecipe(), wanted, CHANGEABLE)
     if threads is not None:
         torch.set_num_threads(threads)
+    max_bytes = None if max_file_mb is None else int(max_file_mb * 1e6)
+    place = RunPlace(chosen_device, workers, stop_after, max_bytes, shards)
     evaluate = make_evaluation(evaluation_pictures) if recipe.evaluate_every else None
     try:
         with spinner("drawing texts for the tokenizer"):
-            run = TinyRun(
-                output_dir, recipe, RunPlace(chosen_device, workers, stop_after), evaluate
-            )
+            run = TinyRun(output_dir, recipe, place, evaluate)
         is_done = run.execute(until)
     except KeyboardInterrupt:
         note(f"stopped; the same command with --output-dir {output_dir} goes on")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ def save_state(
     optimizers: Sequence[torch.optim.Optimizer],
     workers: Workers,
     progress: Mapping[str, Any],
+    *,
+    max_file_bytes: int | None = None,
 ) -> None:
     """Write the state of this process.
 
@@ -46,9 +48,11 @@ def save_state(
         optimizers: of these weights.
         workers: where weights are replicated, only the main process writes them.
         progress: JSON-ready position of the run.
+        max_file_bytes: most bytes of tensors in one file; what does not fit goes into files beside
+            ``path``, named after it. None for a single file.
 
     Raises:
-        SafetensorError: if the file cannot be written.
+        SafetensorError: if a file cannot be written.
     """
     tensors: dict[str, Tensor] = {"random.cpu": torch.get_rng_state()}
     if workers.device.type == "cuda":
@@ -64,7 +68,23 @@ def save_state(
                     part = local_tensor(torch.as_tensor(value))
                     tensors[f"{_MOMENT}{names[id(parameter)]}.{key}"] = part
     plain = {name: value.cpu().contiguous() for name, value in tensors.items()}
-    save_file(plain, path, {_PROGRESS: json.dumps(dict(progress))})
+    first, *others = _split(plain, max_file_bytes)
+    for number, tensors in enumerate(others, 2):
+        save_file(tensors, path.with_suffix(f".part{number}.safetensors"))
+    save_file(first, path, {_PROGRESS: json.dumps(dict(progress))})
+
+
+def _split(tensors: Mapping[str, Tensor], max_bytes: int | None) -> list[dict[str, Tensor]]:
+    """Parts of at most so many bytes, in order; a larger tensor has a part of its own."""
+    parts: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, value in tensors.items():
+        if max_bytes is not None and parts[-1] and size + value.nbytes > max_bytes:
+            parts.append({})
+            size = 0
+        parts[-1][name] = value
+        size += value.nbytes
+    return parts
 
 
 def load_state(
@@ -134,20 +154,43 @@ def _is_sharded(trained: Mapping[str, Tensor]) -> bool:
 
 
 def _replicated_file(folder: Path, own: Path) -> Path:
-    found = sorted(folder.glob("training_state*.safetensors"))
+    found = sorted(
+        path for path in folder.glob("training_state*.safetensors") if ".part" not in path.name
+    )
     return found[0] if found else own  # the main process's comes first
 
 
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
     """Open a state, tensors of which are read one at a time: all of them may not fit twice."""
+    others = sorted(path.parent.glob(f"{path.stem}.part*.safetensors"))
     try:
-        with safe_open(path, framework="pt") as file:
-            yield file
+        with ExitStack() as stack:
+            opened = (safe_open(file, framework="pt") for file in (path, *others))
+            yield _Parts([stack.enter_context(file) for file in opened])
     except (OSError, SafetensorError) as error:
         raise DataError(
             f"{path} is not a training state: {error}; use another checkpoint"
         ) from error
+
+
+class _Parts:
+    """The files of one state, read as one."""
+
+    def __init__(self, files: Sequence[Any]) -> None:
+        self._files = files
+        self._places = {key: file for file in files for key in list(file.keys())}
+
+    def keys(self) -> list[str]:
+        return list(self._places)
+
+    def metadata(self) -> dict[str, str] | None:
+        found: dict[str, str] | None = self._files[0].metadata()
+        return found
+
+    def get_tensor(self, name: str) -> Tensor:
+        tensor: Tensor = self._places[name].get_tensor(name)
+        return tensor
 
 
 def _read_progress(file: Any) -> dict[str, Any]:

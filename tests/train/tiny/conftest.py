@@ -22,7 +22,7 @@ def tokenizer():
     return train_tokenizer(texts * 5, 600)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def small_shape():
     """A network of a hundredth of the size: what is tested does not depend on it."""
     with pytest.MonkeyPatch.context() as patch:
@@ -33,7 +33,7 @@ def small_shape():
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def config(tokenizer, small_shape):
     found = tiny_config(*named_token_ids(tokenizer))
     found._attn_implementation = "eager"

@@ -114,6 +114,16 @@ def test_evaluations_are_logged_beside_the_losses(folder, recipe):
     assert [line.get("eval_counting") for line in read_curve(folder, recipe)][-1] == 0.25
 
 
+def test_the_state_of_a_run_may_be_split_into_small_files(folder, recipe, whole):
+    place = RunPlace(num_workers=0, stop_after_s=0.0, max_file_bytes=100_000)
+    while not TinyRun(folder, recipe, place).execute():
+        last = max(folder.glob("*/checkpoint-*"), key=lambda path: path.stat().st_mtime_ns)
+        files = list(last.glob("*.safetensors"))
+        assert len(files) > 2
+        assert max(path.stat().st_size for path in files) < 330_000  # the largest matrix, and heads
+    assert _equal(_weights(folder), _weights(whole))
+
+
 def test_weights_of_another_network_are_refused(folder, recipe):
     from safetensors.torch import save_file
 

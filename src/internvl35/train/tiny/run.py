@@ -65,6 +65,8 @@ class RunPlace:
     """Processes that draw; 0 draws in this one."""
     stop_after_s: float | None = None
     """Seconds after which the run writes a checkpoint and stops; None for no limit."""
+    max_file_bytes: int | None = None
+    """Most bytes of tensors in a file of a checkpoint of the run; None for one file."""
     num_shards: int = 0
     """Shards of drawings that are rendered ahead of every stage and then used again and again; 0
     draws every example anew."""
@@ -281,7 +283,10 @@ class TinyRun:
 
         def fill(target: Path) -> None:
             path = target / state_file(self.workers)
-            save_state(path, loop.module, loop.stepper.optimizers, self.workers, progress)
+            save_state(
+                path, loop.module, loop.stepper.optimizers, self.workers, progress,
+                max_file_bytes=self.place.max_file_bytes,
+            )  # fmt: skip
 
         write_checkpoint(folder, loop.step, fill, state)
         remove_old(folder, KEPT_CHECKPOINTS, None)
