@@ -22,7 +22,7 @@ from internvl35.commands.recipe import (
 from internvl35.commands.terminal import printable
 from internvl35.errors import ConfigError, DataError
 from internvl35.generate.sampling import SamplingSettings
-from internvl35.train.tiny import TinyRecipe
+from internvl35.train.tiny.recipe import TinyRecipe
 
 
 @dataclass(frozen=True)
@@ -114,25 +114,25 @@ RECIPE = TinyRecipe()
 def test_settings_are_changed_by_name_at_any_depth():
     changed = override(
         RECIPE,
-        {"seed": 3, "loop.learning_rate": 1, "family_shares": [["counting", 1.0]],
-         "loop.optimizer": "adamw"},
+        {"seed": 3, "sft.learning_rate": 1, "sft.shares": [["counting", 1.0]],
+         "sft.averaging": "token"},
     )  # fmt: skip
-    assert (changed.seed, changed.loop.learning_rate) == (3, 1.0)
-    assert changed.family_shares == (("counting", 1.0),)
-    assert changed.loop.optimizer == "adamw"
-    assert changed.loop.num_rounds == RECIPE.loop.num_rounds
+    assert (changed.seed, changed.sft.learning_rate) == (3, 1.0)
+    assert changed.sft.shares == (("counting", 1.0),)
+    assert changed.sft.averaging == "token"
+    assert changed.sft.num_steps == RECIPE.sft.num_steps
 
 
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
-        ({"sead": 1}, "there is no setting 'sead'; known: loop, samples_per_round"),
-        ({"loop.rounds": 1}, "there is no setting 'loop.rounds'; known: num_rounds"),
+        ({"sead": 1}, "there is no setting 'sead'; known: tower, projector"),
+        ({"sft.rounds": 1}, "there is no setting 'sft.rounds'; known: num_steps"),
         ({"seed.x": 1}, "seed holds no others"),
-        ({"loop": 1}, "loop is not one setting; known: loop.num_rounds"),
+        ({"sft": 1}, "sft is not one setting; known: sft.num_steps"),
         ({"seed": "many"}, "seed is 'many'; needed: int, for example 0"),
         ({"seed": True}, "needed: int"),
-        ({"loop.num_rounds": 0}, "num_rounds is 0; it must be at least 1"),
+        ({"sft.num_steps": -1}, "a stage of -1 steps"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused(changes, found):
@@ -151,24 +151,24 @@ def test_changes_are_read_as_numbers_tuples_or_text():
 
 def test_a_run_keeps_its_recipe(tmp_path):
     folder = tmp_path / "runs" / "a"
-    first = settle_recipe(folder, RECIPE, {"seed": 4, "loop.num_rounds": 9}, ())
-    assert first == replace(RECIPE, seed=4, loop=replace(RECIPE.loop, num_rounds=9))
+    first = settle_recipe(folder, RECIPE, {"seed": 4, "sft.num_steps": 9}, ())
+    assert first == replace(RECIPE, seed=4, sft=replace(RECIPE.sft, num_steps=9))
     assert read_recipe(folder / RECIPE_FILE, TinyRecipe) == first
     assert settle_recipe(folder, RECIPE, {}, ()) == first
     assert settle_recipe(folder, RECIPE, {"seed": 4}, ()) == first
-    longer = settle_recipe(folder, RECIPE, {"loop.num_rounds": 12}, ("loop.num_rounds",))
-    assert longer.loop.num_rounds == 12
+    longer = settle_recipe(folder, RECIPE, {"sft.num_steps": 12}, ("sft.num_steps",))
+    assert longer.sft.num_steps == 12
     assert settle_recipe(folder, RECIPE, {}, ()) == longer
 
 
 def test_what_decides_on_the_data_does_not_change_under_way(tmp_path):
     settle_recipe(tmp_path, RECIPE, {}, ())
     with pytest.raises(ConfigError, match=r"seed is 1 but the run in .* was started with 0"):
-        settle_recipe(tmp_path, RECIPE, {"seed": 1}, ("loop.num_rounds",))
+        settle_recipe(tmp_path, RECIPE, {"seed": 1}, ("sft.num_steps",))
     assert read_recipe(tmp_path / RECIPE_FILE, TinyRecipe) == RECIPE
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"sead": 1}', '{"loop": 3}', '{"loop": {"x": 1}}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"sead": 1}', '{"sft": 3}', '{"sft": {"x": 1}}'])
 def test_a_file_that_is_no_recipe_is_named(tmp_path, text):
     (tmp_path / RECIPE_FILE).write_text(text)
     with pytest.raises(DataError, match=r"recipe\.json is not a recipe"):
@@ -184,5 +184,5 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 def test_the_recipe_file_lists_every_setting(tmp_path):
     settle_recipe(tmp_path, RECIPE, {}, ())
     written = json.loads((tmp_path / RECIPE_FILE).read_text())
-    assert written["samples_per_round"] == RECIPE.samples_per_round
-    assert written["loop"]["num_rounds"] == RECIPE.loop.num_rounds
+    assert written["samples_per_step"] == RECIPE.samples_per_step
+    assert written["sft"]["num_steps"] == RECIPE.sft.num_steps

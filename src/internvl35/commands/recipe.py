@@ -26,7 +26,7 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
 
     Args:
         recipe: a dataclass.
-        changes: name to value; a dot leads into a dataclass inside, as in ``loop.num_rounds``.
+        changes: name to value; a dot leads into a dataclass inside, as in ``sft.num_steps``.
 
     Returns:
         The changed recipe, checked by its own rules.
