@@ -20,12 +20,13 @@ export PIP_CONSTRAINT := $(abspath constraints.txt)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench-tiny test-vllm clean
+.PHONY: help demo test lint train-tiny bench-tiny test-vllm clean
 
 help:
 	@echo "make demo   set up in $(VENV) and ask one question about a picture"
 	@echo "make test   set up in $(VENV) and run lint, types and tests"
 	@echo "make lint   lint and types alone"
+	@echo "make train-tiny  train the embedded checkpoint anew, in runs/tiny; goes on where it stopped"
 	@echo "make bench-tiny  figures of the embedded checkpoint on fresh pictures, about an hour"
 	@echo "make test-vllm   saved checkpoints in vLLM, in a $(VENV_VLLM) of its own"
 	@echo "make clean  remove $(VENV) and caches"
@@ -43,6 +44,9 @@ lint: $(INSTALLED_DEV)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+train-tiny: $(INSTALLED_DEV)
+	$(BIN)/internvl35 train tiny --output-dir runs/tiny --threads $(JOBS)
 
 bench-tiny: $(INSTALLED_TINY)
 	$(BIN)/python -m benchmarks.tiny

@@ -176,8 +176,11 @@ class Kind:
     height: float
     """Usual height in pixels of a tile."""
     body: Colour
+    """Colour of most of it."""
     detail: Colour
+    """Colour of cushions, leaves and the like."""
     draw: _Draw
+    """Draws it into a box."""
 
 
 KINDS: dict[str, Kind] = {
