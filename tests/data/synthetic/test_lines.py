@@ -47,6 +47,8 @@ def test_marks_line_by_line_spell_the_answers() -> None:
                 num_nth += 1
                 assert nth is not None
                 assert _squeeze(turn.answer) == lines[NTHS[nth]]
+            elif turn.kind == "line count":
+                assert turn.answer == str(len(lines))
             else:
                 assert len(lines) == 1
             if turn.kind == "line":

@@ -108,6 +108,22 @@ COUNT_WORDINGS = wordings(
 )
 """Ways to ask for the number of words of the only line."""
 
+NUM_LINES_WORDINGS = wordings(
+    "How many lines of text are there?",
+    "How many lines does the text have?",
+    "Count the lines.",
+    "What is the number of lines?",
+    "How many lines can you see?",
+    "How many lines are printed?",
+    "Tell me how many lines there are.",
+    "How many lines of print does the picture show?",
+    "Count the lines of text.",
+    "How many lines does the text fill?",
+    "How many lines do you count?",
+    "How many lines is the text? Answer with a number.",
+)
+"""Ways to ask for the number of lines."""
+
 SMALLEST = Legible(cap_height=9.0, advance=5.0, largest=40.0)
 """How small a line may get."""
 
@@ -197,6 +213,7 @@ def _set(chance: Chance) -> tuple[Canvas, Block]:
 
 def _ask(chance: Chance, lines: Sequence[str]) -> tuple[Turn, ...]:
     rng = chance.rng
+    num_lines = chance.turn(NUM_LINES_WORDINGS, str(len(lines)), "line count")
     if len(lines) > 1:
         nths = _NTHS[len(lines)]
         turns = [
@@ -204,17 +221,19 @@ def _ask(chance: Chance, lines: Sequence[str]) -> tuple[Turn, ...]:
             for line, names in zip(lines, nths, strict=True)
         ]
         rng.shuffle(turns)
+        turns.insert(rng.choice((0, 1, 1, 2, 2)), num_lines)
         return tuple(turns)
     turns = [chance.turn(LINE_WORDINGS, lines[0], "line")]
     words = [word.strip(_PUNCTUATION) for word in lines[0].split()]
+    others = [num_lines]
     if all(word.isalpha() for word in words):
-        others = [chance.turn(COUNT_WORDINGS, str(len(words)), "word count")]
+        others.append(chance.turn(COUNT_WORDINGS, str(len(words)), "word count"))
         if len(words) > 1:
             others.append(chance.turn(FIRST_WORDINGS, words[0], "first word"))
             others.append(chance.turn(LAST_WORDINGS, words[-1], "last word"))
-        turns += rng.sample(others, min(len(others), rng.randint(2, 3)))
-        if rng.random() < 0.4:  # most pictures are asked for the line, by far the hardest
-            rng.shuffle(turns)
+    turns += rng.sample(others, min(len(others), rng.randint(2, 3)))
+    if rng.random() < 0.4:  # most pictures are asked for the line, by far the hardest
+        rng.shuffle(turns)
     return tuple(turns)
 
 
