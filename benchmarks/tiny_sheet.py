@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -35,17 +37,25 @@ _NUM_LINES = _QUESTION_LINES + 2 * _ANSWER_LINES
 def choose_answers(answers: Sequence[Answered]) -> list[Answered]:
     """Choose what a family shows: the first right and the first wrong answers.
 
+    Those in scripts that the sheet's font does not have are passed over.
+
     Args:
         answers: of one family.
 
     Returns:
         Right ones, then wrong ones.
     """
-    right = [entry for entry in answers if entry.is_right]
-    wrong = [entry for entry in answers if not entry.is_right]
     total = NUM_RIGHT + NUM_WRONG
+    printable = [entry for entry in answers if entry.answer.isascii()]
+    right = list(islice((e for e in printable if e.is_right and _is_asked_in_ascii(e)), total))
+    wrong = list(islice((e for e in printable if not e.is_right and _is_asked_in_ascii(e)), total))
     num_wrong = min(len(wrong), max(NUM_WRONG, total - len(right)))
     return right[: total - num_wrong] + wrong[:num_wrong]
+
+
+def _is_asked_in_ascii(entry: Answered) -> bool:
+    turn = draw(entry.family, "test", entry.index).turns[0]
+    return (turn.question + turn.answer).isascii()
 
 
 def answer_sheet(answers: Sequence[Answered]) -> Image.Image:
@@ -120,8 +130,9 @@ def _write(
 
 
 def _join(drawing: Drawing) -> Image.Image:
-    """Put the pictures side by side, from the fifth on below each other."""
-    images, gap, columns = drawing.images, 4, 4
+    """Put two pictures side by side, more of them into a square."""
+    images, gap = drawing.images, 4
+    columns = max(2, math.ceil(math.sqrt(len(images))))
     width = max(image.width for image in images)
     height = max(image.height for image in images)
     num_rows = -(-len(images) // columns)

@@ -43,7 +43,7 @@ def family_table(figures: dict[str, Any]) -> str:
         A Markdown table without a line break at its end.
     """
     lines = [
-        "| task, fresh pictures | right | 95 % interval | among them, or else | pictures |",
+        "| task, fresh pictures | right | 95 % interval | further figures | pictures |",
         "|---|---:|---|---|---:|",
     ]
     for family, found in figures["families"].items():

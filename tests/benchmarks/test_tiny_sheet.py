@@ -18,6 +18,14 @@ from internvl35.data.synthetic import draw
 from internvl35.data.synthetic.fonts import PLAIN_FONT, load_font
 from internvl35.evals.drawn import Answered
 
+PLAIN_TALK = next(
+    index
+    for index in range(50)
+    if all(
+        turn.question.isascii() and turn.answer.isascii()
+        for turn in draw("talk", "test", index).turns[:1]
+    )
+)
 FONT = load_font(PLAIN_FONT, 11)
 
 
@@ -34,8 +42,15 @@ def test_a_family_shows_right_and_wrong_answers(rights, num_right, num_wrong):
     assert [held.is_right for held in chosen] == [True] * num_right + [False] * num_wrong
 
 
+def test_what_the_font_cannot_print_is_passed_over():
+    foreign = next(i for i in range(50) if not draw("talk", "test", i).turns[0].answer.isascii())
+    assert choose_answers([entry(foreign, True, "talk"), entry(0, False, answer="两个")]) == []
+
+
 def test_pictures_stand_under_a_bar_that_says_whether_the_answer_is_right():
-    sheet = np.asarray(answer_sheet([entry(0, True), entry(1, False), entry(0, True, "talk")]))
+    sheet = np.asarray(
+        answer_sheet([entry(0, True), entry(1, False), entry(PLAIN_TALK, True, "talk")])
+    )
     bars = [
         (sheet == np.array(colour)).all(axis=2).sum(axis=1).max()
         for colour in ((24, 128, 56), (190, 30, 30))
