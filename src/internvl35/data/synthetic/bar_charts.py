@@ -97,7 +97,7 @@ def _draw_bars(
             if style.axes.is_lying:
                 paper.write(str(value), right + gap_x, (top + bottom + paper.cap) / 2)
             else:
-                paper.write(str(value), (left + right) / 2, top - gap_y / 2, 0.5)
+                paper.write(str(value), (left + right) / 2, top - gap_y, 0.5)
         if not style.has_legend:
             if style.axes.is_lying:
                 paper.write(label, frame.left - gap_x, (top + bottom + paper.cap) / 2, 1)

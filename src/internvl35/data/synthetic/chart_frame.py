@@ -95,7 +95,7 @@ class Frame:
         self.least_slot = (
             max(13 * down, paper.cap + 5 * down)
             if style.is_lying
-            else max(14 * across, paper.widest(labels) + 5 * across, paper.widest(values) + across)
+            else max(14 * across, paper.widest(labels) + 6 * across, paper.widest(values) + across)
         )
         self.pixels_per_unit = self.length / table.scale.top
         self.unit = (across, down)

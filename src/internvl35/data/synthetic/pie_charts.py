@@ -89,7 +89,7 @@ def _choose_shares(chance: Chance, num: int) -> tuple[int, ...]:
 
 def _text_box(paper: Paper, text: str, x: float, y: float, align: float = 0.5) -> Box:
     left = x - align * paper.width(text)
-    return left - 2, y - paper.cap / 2 - 2, left + paper.width(text) + 2, y + paper.cap / 2 + 3
+    return left - 3, y - paper.cap / 2 - 3, left + paper.width(text) + 3, y + paper.cap / 2 + 3
 
 
 def _overlap(one: Box, two: Box) -> bool:
@@ -193,7 +193,7 @@ def _draw_pie(chance: Chance, plan: _Plan) -> None:
     paper.image.paste(layer.reduce(_SCALE), (left, top))
     for place, (share, colour) in enumerate(zip(plan.table.values, plan.colours, strict=True)):
         x, y = pie.place(place, 0.62)
-        half = min(0.34 * reach, 0.5 * reach * math.sin(math.pi * min(0.5, share / 100)))
+        half = min(0.32 * reach, 0.42 * reach * math.sin(math.pi * min(0.5, share / 100)))
         for label in ("part:slice", f"colour:{colour}"):
             paper.mark(label, (x - half, y - half, x + half, y + half))
     inks: list[Colour] = [paper.ink_on(fill) for fill in plan.fills]
