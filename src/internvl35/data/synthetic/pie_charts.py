@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import lru_cache
+from itertools import combinations, pairwise
 
 from PIL import Image, ImageDraw
 
@@ -72,19 +73,20 @@ class _Pie:
         return True
 
 
-def _choose_shares(chance: Chance, num: int) -> tuple[int, ...]:
-    """Per cents that add up to 100; the largest and the smallest stand out."""
-    rng = chance.rng
-    while True:
-        cuts = sorted(rng.sample(range(_UNIT, 100, _UNIT), num - 1))
-        shares = [high - low for low, high in pairwise((0, *cuts, 100))]
+@lru_cache
+def _list_shares(num: int) -> tuple[tuple[int, ...], ...]:
+    """All per cents that add up to 100 of which the largest and the smallest stand out."""
+    found: list[tuple[int, ...]] = []
+    for cuts in combinations(range(_UNIT, 100, _UNIT), num - 1):
+        shares = tuple(high - low for low, high in pairwise((0, *cuts, 100)))
         ranked = sorted(shares)
         if (
             ranked[0] >= _LEAST_SHARE
             and ranked[-1] - ranked[-2] >= _LEAD
             and ranked[1] - ranked[0] >= _UNIT * (1 if num > 3 else 2)
         ):
-            return tuple(shares)
+            found.append(shares)
+    return tuple(found)
 
 
 def _text_box(paper: Paper, text: str, x: float, y: float, align: float = 0.5) -> Box:
@@ -110,7 +112,7 @@ class _Plan:
         rng = chance.rng
         self.paper = paper = Paper(chance, choose_single_canvas(chance))
         self.table = Table(
-            choose_labels(chance, num), _choose_shares(chance, num), Scale(_UNIT, 100, 20), False
+            choose_labels(chance, num), rng.choice(_list_shares(num)), Scale(_UNIT, 100, 20), False
         )
         self.title = choose_title(chance)
         self.top = write_title(paper, self.title)
@@ -230,7 +232,7 @@ class Pies:
     def draw(self, chance: Chance) -> Drawing:
         """Draw a chart; a higher level has more slices and kinds of labels."""
         num = chance.rng.randint(3, 5) if chance.is_hard() else 3
-        has_shares = chance.rng.random() < 0.4
+        has_shares = num < 5 and chance.rng.random() < 0.55  # five slices are too thin for print
         plan = _Plan(chance, num, has_shares=has_shares)
         while not plan.is_legible:
             chance = chance.begin_again()
