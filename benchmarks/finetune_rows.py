@@ -41,7 +41,7 @@ def write_rows(folder: Path, num_rows: int, seed: int) -> Path:
         if drawing.image is None:
             continue
         name = f"{len(lines)}.png"
-        drawing.image.save(folder / name)
+        drawing.images[0].save(folder / name)
         row: dict[str, Any] = {
             "messages": [
                 {"role": "user", "content": f"<image>{drawing.turns[0].question}"},

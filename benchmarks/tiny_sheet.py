@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from internvl35.data.synthetic import Drawing, draw
-from internvl35.data.synthetic.fonts import PLAIN_FONT, load_font
+from internvl35.data.synthetic.printed.fonts import PLAIN_FONT, load_font
 from internvl35.evals.drawn import Answered
 
 NUM_RIGHT = 3

@@ -140,7 +140,7 @@ def test_a_planted_bad_import_is_found(tmp_path: Path, path: str, line: str, rep
         ("generate/engine.py", "from internvl35.model.composite import VisionLanguageModel"),
         ("generate/engine.py", "import internvl35.errors, torch, json.decoder"),
         ("data/images.py", "from . import tiles"),
-        ("data/synthetic/shapes.py", "from ..tiles import cut_tiles"),
+        ("data/synthetic/shapes/shapes.py", "from ..tiles import cut_tiles"),
         ("evals/run.py", "from internvl35.chat import load"),
         ("serve/vision/app.py", "from internvl35.serve.messages import Tiles"),
         ("data/x.py", "import internvl35_other.model"),

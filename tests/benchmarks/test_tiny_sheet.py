@@ -15,7 +15,7 @@ from benchmarks.tiny_sheet import (
 from PIL import Image
 
 from internvl35.data.synthetic import draw
-from internvl35.data.synthetic.fonts import PLAIN_FONT, load_font
+from internvl35.data.synthetic.printed.fonts import PLAIN_FONT, load_font
 from internvl35.evals.drawn import Answered
 
 PLAIN_TALK = next(

@@ -10,30 +10,30 @@ from __future__ import annotations
 import random
 from typing import get_args
 
-from internvl35.data.synthetic.arithmetic import Arithmetic
-from internvl35.data.synthetic.bar_charts import Bars
-from internvl35.data.synthetic.counting import Counting
+from internvl35.data.synthetic.charts.bar_charts import Bars
+from internvl35.data.synthetic.charts.line_charts import Curves
+from internvl35.data.synthetic.charts.pie_charts import Pies
+from internvl35.data.synthetic.code.formulas import Formulas
+from internvl35.data.synthetic.code.svg_drawing import SvgDrawing
+from internvl35.data.synthetic.code.svg_questions import SvgQuestions
 from internvl35.data.synthetic.drawing import Chance, Drawing, Family, Split, Turn
-from internvl35.data.synthetic.formulas import Formulas
-from internvl35.data.synthetic.honesty import Honesty
 from internvl35.data.synthetic.labels import MARK_LABELS, Mark
-from internvl35.data.synthetic.line_charts import Curves
-from internvl35.data.synthetic.lines import Lines
-from internvl35.data.synthetic.motion import Motion
-from internvl35.data.synthetic.pages import draw_page
-from internvl35.data.synthetic.pie_charts import Pies
-from internvl35.data.synthetic.reading import Reading
-from internvl35.data.synthetic.receipts import Receipts
-from internvl35.data.synthetic.relations import Relations
-from internvl35.data.synthetic.rooms import Rooms
-from internvl35.data.synthetic.screens import Screens
-from internvl35.data.synthetic.several import Several
-from internvl35.data.synthetic.shapes import Shapes
+from internvl35.data.synthetic.printed.lines import Lines
+from internvl35.data.synthetic.printed.pages import draw_page
+from internvl35.data.synthetic.printed.reading import Reading
+from internvl35.data.synthetic.printed.receipts import Receipts
+from internvl35.data.synthetic.rooms.rooms import Rooms
+from internvl35.data.synthetic.screens.screens import Screens
+from internvl35.data.synthetic.shapes.counting import Counting
+from internvl35.data.synthetic.shapes.motion import Motion
+from internvl35.data.synthetic.shapes.relations import Relations
+from internvl35.data.synthetic.shapes.several import Several
+from internvl35.data.synthetic.shapes.shapes import Shapes
 from internvl35.data.synthetic.sheet import contact_sheet
-from internvl35.data.synthetic.sums import Sums
-from internvl35.data.synthetic.svg_drawing import SvgDrawing
-from internvl35.data.synthetic.svg_questions import SvgQuestions
-from internvl35.data.synthetic.talk import Talk
+from internvl35.data.synthetic.sums.arithmetic import Arithmetic
+from internvl35.data.synthetic.sums.sums import Sums
+from internvl35.data.synthetic.talk.honesty import Honesty
+from internvl35.data.synthetic.talk.talk import Talk
 from internvl35.errors import DataError
 
 __all__ = [

@@ -1,0 +1,1 @@
+"""Pictures as code: SVG and LaTeX."""

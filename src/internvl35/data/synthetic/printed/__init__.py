@@ -1,0 +1,1 @@
+"""Print: fonts, words, lines, receipts and pages."""

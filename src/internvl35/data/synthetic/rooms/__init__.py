@@ -1,0 +1,1 @@
+"""Room plans seen from above."""

@@ -1,0 +1,1 @@
+"""Screens with windows, buttons, fields and icons."""

@@ -1,0 +1,1 @@
+"""Coloured shapes: counted, named, compared, in several pictures and in videos."""

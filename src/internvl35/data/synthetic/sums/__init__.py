@@ -1,0 +1,1 @@
+"""Sums over pictures and without any."""

@@ -1,0 +1,1 @@
+"""Small talk, and saying that one does not know."""
