@@ -38,7 +38,7 @@ def write_rows(folder: Path, num_rows: int, seed: int) -> Path:
     while len(lines) < num_rows:
         drawing = draw("shapes", "train", index, 1.0)
         index += 1
-        if drawing.image is None:
+        if not drawing.images:
             continue
         name = f"{len(lines)}.png"
         drawing.images[0].save(folder / name)

@@ -58,8 +58,8 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     lines = []
     for index in range(NUM_ROWS):
         drawing = draw("counting", "train", 8_000_000 + index, 0.0)
-        assert drawing.image is not None
-        drawing.image.save(data / "human_handwrite" / f"{index}.png")
+        (image,) = drawing.images
+        image.save(data / "human_handwrite" / f"{index}.png")
         messages = [{"role": "user", "content": "<image>Using LaTeX to perform OCR on the image."},
                     {"role": "assistant", "content": drawing.turns[0].answer}]  # fmt: skip
         picture = str(data / "human_handwrite" / f"{index}.png")
