@@ -98,10 +98,10 @@ class TinyRecipe:
     )
     """The tower is frozen; projector and language model learn to read what it sees."""
     pretrain: Stage = field(
-        default_factory=lambda: Stage(8000, first_level=0.2, level_share=0.4, decay_share=0.0)
+        default_factory=lambda: Stage(3000, first_level=0.2, level_share=0.8, decay_share=0.0)
     )
     """Everything learns, drawings get harder."""
-    sft: Stage = field(default_factory=lambda: Stage(3000, num_warmup_steps=0, decay_share=1.0))
+    sft: Stage = field(default_factory=lambda: Stage(6000, num_warmup_steps=0, decay_share=1.0))
     """Everything learns from drawings as hard as the test's while the rate falls to zero."""
     samples_per_step: int = 48
     """Drawings a step."""
