@@ -37,25 +37,33 @@ MAX_TILES = 4
 _TEXTS_PER_FAMILY = 1200
 
 
-def tiny_config(image_token_id: int, pad_token_id: int, end_token_id: int) -> InternVLChatConfig:
+def tiny_config(
+    image_token_id: int,
+    pad_token_id: int,
+    end_token_id: int,
+    vision_shape: VisionShape | None = None,
+    language_shape: LanguageShape | None = None,
+) -> InternVLChatConfig:
     """Configuration of the embedded checkpoint.
 
     Args:
         image_token_id: id of ``<IMG_CONTEXT>`` in its tokenizer.
         pad_token_id: id that fills batches.
         end_token_id: id of ``<|im_end|>``, which ends an answer.
+        vision_shape: another tower than ``VISION``, for trials.
+        language_shape: another language model than ``LANGUAGE``, for trials.
 
     Returns:
         An InternVL3.5 in small: the same parts and names, 36 visual tokens a tile of 192 pixels.
     """
-    text = language_shape_to_dict(LANGUAGE) | {
+    text = language_shape_to_dict(language_shape or LANGUAGE) | {
         "max_position_embeddings": 4096,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
         "bos_token_id": None,
         "eos_token_id": end_token_id,
         "pad_token_id": pad_token_id,
     }
-    vision = vision_shape_to_dict(VISION) | {"layer_scale_init_value": 0.5}
+    vision = vision_shape_to_dict(vision_shape or VISION) | {"layer_scale_init_value": 0.5}
     return InternVLChatConfig(
         vision_config=vision,
         text_config=text,
