@@ -25,8 +25,10 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from internvl35.errors import ConfigError
 from internvl35.model.configuration import InternVLChatConfig, Layout
-from internvl35.model.projector import Projector, merge_patches
+from internvl35.model.projector import CompressedProjector, Projector, merge_patches
+from internvl35.model.router import Router
 
 
 class VisionLanguageModel(PreTrainedModel, GenerationMixin):
@@ -42,8 +44,8 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     _no_split_modules: ClassVar[list[str]] = [
-        "InternVLVisionLayer", "InternVLVisionEmbeddings", "Projector",
-        "Qwen3DecoderLayer", "Qwen3MoeDecoderLayer", "GptOssDecoderLayer",
+        "InternVLVisionLayer", "InternVLVisionEmbeddings", "Projector", "CompressedProjector",
+        "Router", "Qwen3DecoderLayer", "Qwen3MoeDecoderLayer", "GptOssDecoderLayer",
     ]  # fmt: skip
     _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values"]
     _supports_sdpa = True
@@ -60,6 +62,10 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
             config.vision_config.hidden_size * config.merge_factor**2,
             config.text_config.hidden_size,
         )
+        self.compressed_projector: CompressedProjector | None = None
+        self.router: Router | None = None
+        if config.flash_mode:
+            self.compressed_projector, self.router = make_flash_parts(config)
         self.language_model = AutoModelForCausalLM.from_config(
             config.text_config,
             dtype=torch.get_default_dtype(),  # else its own, and not that of the other parts
@@ -132,6 +138,60 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         merged = merge_patches(patches, self.config.merge_factor)
         features: Tensor = self.multi_modal_projector(merged.flatten(1, 2))
         return features
+
+    @property
+    def _flash_parts(self) -> tuple[CompressedProjector, Router]:
+        if self.compressed_projector is None or self.router is None:
+            raise ConfigError(
+                "tiles cannot be compressed: this checkpoint has no visual resolution router; take "
+                "a Flash checkpoint, or make one of it with internvl35 vico"
+            )
+        return self.compressed_projector, self.router
+
+    def score_tiles(self, patches: Tensor) -> Tensor:
+        """Judge with the router which tiles may be compressed.
+
+        Args:
+            patches: ``(N, G, G, C)`` from :meth:`encode_patches`.
+
+        Returns:
+            ``(N,)`` in float32: the probability that a tile may be compressed.
+
+        Raises:
+            ConfigError: if the checkpoint has no router.
+        """
+        return self._flash_parts[1].scores(patches)
+
+    def project_tiles(self, patches: Tensor, is_compressed: Tensor) -> Tensor:
+        """Project each tile by the one projector that it takes.
+
+        Args:
+            patches: ``(N, G, G, C)`` from :meth:`encode_patches`.
+            is_compressed: ``(N,)`` bool.
+
+        Returns:
+            ``(tokens, D)`` visual tokens, tile after tile: V of an ordinary tile, a quarter of V of
+            a compressed one.
+
+        Raises:
+            ConfigError: if a tile is to be compressed and the checkpoint has no router.
+        """
+        is_compressed = is_compressed.to(patches.device)
+        if not bool(is_compressed.any()):
+            return self.project_patches(patches).flatten(0, 1)
+        merged = merge_patches(patches[is_compressed], self.config.compressed_merge_factor)
+        short = self._flash_parts[0](merged.flatten(1, 2)).flatten(0, 1)
+        if bool(is_compressed.all()):
+            return short
+        full = self.project_patches(patches[~is_compressed]).flatten(0, 1)
+        counts = torch.where(
+            is_compressed, self.config.compressed_tokens_per_tile, self.config.tokens_per_tile
+        )
+        is_short = is_compressed.repeat_interleave(counts).to(full.device)  # (tokens,)
+        tokens = full.new_empty(len(is_short), full.shape[-1])
+        tokens[is_short] = short.to(full.device, full.dtype)
+        tokens[~is_short] = full
+        return tokens
 
     def embed_inputs(self, input_ids: Tensor, image_features: Tensor) -> Tensor:
         """Embed tokens and put the visual tokens in the places kept for them.
@@ -289,6 +349,27 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         save_checkpoint(
             self, save_directory, layout=layout, max_shard_size=max_shard_size, **kwargs
         )
+
+
+def make_flash_parts(config: InternVLChatConfig) -> tuple[CompressedProjector, Router]:
+    """Build what a Flash model has on top, with fresh weights.
+
+    Args:
+        config: sizes; ``flash_mode`` itself is not looked at.
+
+    Returns:
+        The compressed projector and the router.
+    """
+    width = config.vision_config.hidden_size
+    projector = CompressedProjector(
+        width * config.compressed_merge_factor**2, config.text_config.hidden_size
+    )
+    router = Router(
+        width,
+        config.router_num_heads,
+        repeats_second_step=config.router_repeats_second_step,
+    )
+    return projector, router
 
 
 AutoConfig.register("internvl_chat", InternVLChatConfig)

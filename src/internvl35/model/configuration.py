@@ -56,11 +56,14 @@ class InternVLChatConfig(PreTrainedConfig):
         flash_mode: whether the checkpoint carries a visual resolution router.
         flash_relative_threshold: quantile of router scores above which a tile may be compressed.
         flash_absolute_threshold: router score from which on a tile may be compressed.
+        router_num_heads: attention heads of the router; 16 in every released model.
+        router_repeats_second_step: whether the router's pooling takes its second step three times,
+            as the released weights require; see :mod:`internvl35.model.router`.
         **kwargs: passed on to ``PreTrainedConfig``.
 
     Raises:
         ConfigError: for a language model family, merging version or layer choice that is not one of
-            InternVL3.5's, and for sizes that do not fit each other.
+            InternVL3.5's, for sizes that do not fit each other, and for thresholds outside 0 to 1.
     """
 
     model_type = "internvl_chat"
@@ -88,6 +91,8 @@ class InternVLChatConfig(PreTrainedConfig):
         flash_mode: bool = False,
         flash_relative_threshold: float | None = None,
         flash_absolute_threshold: float | None = None,
+        router_num_heads: int = 16,
+        router_repeats_second_step: bool = True,
         **kwargs: Any,
     ) -> None:
         """Build the nested configs and check what this package cannot run."""
@@ -109,6 +114,8 @@ class InternVLChatConfig(PreTrainedConfig):
         self.flash_mode = flash_mode
         self.flash_relative_threshold = flash_relative_threshold
         self.flash_absolute_threshold = flash_absolute_threshold
+        self.router_num_heads = router_num_heads
+        self.router_repeats_second_step = router_repeats_second_step
         if ps_version != "v2":
             raise ConfigError(
                 f"ps_version is {ps_version!r}; only 'v2' is known (every InternVL3.5 checkpoint "
@@ -119,6 +126,7 @@ class InternVLChatConfig(PreTrainedConfig):
         super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
         _check_tower(self.vision_config)
         _ = self.merge_factor, self.tile_settings  # these check what they are made from
+        self.check_flash()
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -159,6 +167,42 @@ class InternVLChatConfig(PreTrainedConfig):
     def tokens_per_tile(self) -> int:
         """Visual tokens a tile (V): 256 in every released model."""
         return (self.grid // self.merge_factor) ** 2
+
+    @property
+    def compressed_merge_factor(self) -> int:
+        """Patches per side that are folded into one visual token of a compressed tile."""
+        return 2 * self.merge_factor
+
+    @property
+    def compressed_tokens_per_tile(self) -> int:
+        """Visual tokens of a compressed tile: 64 in every released Flash model."""
+        return self.tokens_per_tile // 4
+
+    def check_flash(self) -> None:
+        """Refuse thresholds that are no probabilities, and a router that does not fit the tower.
+
+        Raises:
+            ConfigError: with what was found and what is needed.
+        """
+        for name in ("flash_relative_threshold", "flash_absolute_threshold"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+                raise ConfigError(f"{name} is {value!r}; needed: a number from 0 to 1")
+        if not self.flash_mode:
+            return
+        width, heads = self.vision_config.hidden_size, self.router_num_heads
+        if heads < 1 or width % heads:
+            raise ConfigError(
+                f"router_num_heads is {heads}, which cannot share a tower of width {width}; "
+                "needed: a divisor of it"
+            )
+        if self.grid % self.compressed_merge_factor:
+            raise ConfigError(
+                f"a grid of {self.grid} patches cannot be folded {self.compressed_merge_factor}x"
+                f"{self.compressed_merge_factor}, as compressed tiles are; needed: a multiple"
+            )
 
     @property
     def tile_settings(self) -> TileSettings:

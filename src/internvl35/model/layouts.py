@@ -26,7 +26,10 @@ ARCHITECTURES = {
 }
 """Model type of a language model by the name that released files give its class."""
 
-_FLASH_FIELDS = ("flash_mode", "flash_relative_threshold", "flash_absolute_threshold")
+_FLASH_FIELDS = (
+    "flash_mode", "flash_relative_threshold", "flash_absolute_threshold", "router_num_heads",
+    "router_repeats_second_step",
+)  # fmt: skip
 
 _SHARED_FIELDS = (
     "downsample_ratio", "select_layer", "ps_version", "template", "force_image_size",

@@ -52,3 +52,32 @@ class Projector(nn.Module):
         """Project merged patches ``(N, V, merged_width)`` to visual tokens ``(N, V, D)``."""
         projected: Tensor = self.linear_2(self.act(self.linear_1(self.layer_norm(merged))))
         return projected
+
+
+class CompressedProjector(nn.Module):
+    """From blocks of 4x4 patches to the language width, for tiles that the router compresses.
+
+    LayerNorm and three linear layers; the released code calls it ``mlp2``.
+
+    Args:
+        merged_width: width of a merged patch vector, 16 times the tower's.
+        language_width: width D of the language model; the hidden layers are twice as wide.
+    """
+
+    def __init__(self, merged_width: int, language_width: int) -> None:
+        """Lay out the four weights."""
+        super().__init__()
+        hidden = 2 * language_width
+        self.layer_norm = nn.LayerNorm(merged_width)
+        self.linear_1 = nn.Linear(merged_width, hidden)
+        self.linear_2 = nn.Linear(hidden, hidden)
+        self.linear_3 = nn.Linear(hidden, language_width)
+        self.act = nn.GELU()
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, merged: Tensor) -> Tensor:
+        """Project merged patches ``(N, V, merged_width)`` to visual tokens ``(N, V, D)``."""
+        hidden = self.dropout(self.act(self.linear_1(self.layer_norm(merged))))
+        hidden = self.dropout(self.act(self.linear_2(hidden)))
+        projected: Tensor = self.linear_3(hidden)
+        return projected
