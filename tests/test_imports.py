@@ -2,7 +2,7 @@
 
 errors <- config <- scoring <- data; config <- model; {model, data} <- generate
 hub_choice beside config
-generate <- {chat, dropin, serve, train}; data <- conversation <- chat
+generate <- {chat, dropin, serve, train}; generate <- conversation <- chat
 {chat, conversation} <- evals
 cli, its commands, web and the package's front see all.
 """
@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "model": GROUND,
     "data": GROUND | {"scoring"},  # a drawn task knows how its answer is scored
     "generate": MIDDLE,
-    "conversation": GROUND | {"data"},
+    "conversation": GROUND | {"data", "generate"},
     "chat": UPPER | {"conversation"},
     "dropin": UPPER,
     "serve": UPPER,

@@ -20,13 +20,14 @@ from internvl35.config import TINY, TileSettings
 from internvl35.conversation import Conversation, Piece, Question, Reply, Video
 from internvl35.data.frames import DEFAULT_VIDEOS, VideoSettings
 from internvl35.data.images import DEFAULT_IMAGES, ImageSettings, ImageSource, open_image
-from internvl35.data.messages import IMAGE_MARK, Message, mark_images, video_marks
+from internvl35.data.messages import Message, insert_marks, mark_images, video_marks
 from internvl35.data.prompt import PromptBuilder, PromptSettings
 from internvl35.data.thinking import split_thinking
-from internvl35.data.tiles import make_pixel_values
+from internvl35.data.tiles import Grid, choose_grid, make_pixel_values
 from internvl35.data.tokenizer import load_tokenizer
 from internvl35.data.video import read_frames
-from internvl35.errors import PromptError
+from internvl35.generate.flash import FlashSettings
+from internvl35.generate.routing import fewest_tokens, route
 from internvl35.generate.rules import check_tokens, stop_rules
 from internvl35.generate.runner import (
     Request,
@@ -94,6 +95,7 @@ class Chat:
         video: Video | str | PathLike[str] | None = None,
         conversation: Conversation | None = None,
         sampling: SamplingSettings = DEFAULT_SAMPLING,
+        flash: FlashSettings | None = None,
     ) -> Reply:
         """Ask one question.
 
@@ -103,16 +105,18 @@ class Chat:
             video: a video, shown in front of the text.
             conversation: ``reply.conversation`` of the reply that this follows.
             sampling: how the answer is chosen.
+            flash: which tiles are compressed; see :class:`Question`.
 
         Returns:
             The answer.
 
         Raises:
+            ConfigError: if tiles shall be compressed but the checkpoint has no router.
             MediaError: if a picture or video cannot be read.
             PromptError: if marks and pictures do not match, or the prompt is too long.
         """
         pieces = self.stream(
-            text, images, video=video, conversation=conversation, sampling=sampling
+            text, images, video=video, conversation=conversation, sampling=sampling, flash=flash
         )
         for _ in pieces:
             pass
@@ -127,6 +131,7 @@ class Chat:
         video: Video | str | PathLike[str] | None = None,
         conversation: Conversation | None = None,
         sampling: SamplingSettings = DEFAULT_SAMPLING,
+        flash: FlashSettings | None = None,
     ) -> ReplyStream:
         """Ask one question and read the answer while it is written.
 
@@ -136,18 +141,21 @@ class Chat:
             video: a video, shown in front of the text.
             conversation: ``reply.conversation`` of the reply that this follows.
             sampling: how the answer is chosen.
+            flash: which tiles are compressed; see :class:`Question`.
 
         Returns:
             An iterator of pieces, whose ``reply`` holds the whole once it is exhausted; closing it
             ends the generation.
 
         Raises:
+            ConfigError: if tiles shall be compressed but the checkpoint has no router.
             MediaError: if a picture or video cannot be read.
             PromptError: if marks and pictures do not match, or the prompt is too long.
         """
         started = time.perf_counter()
-        question = Question(text, images, video, conversation or Conversation())
+        question = Question(text, images, video, conversation or Conversation(), flash)
         asked, request = self._prepare(question)
+        (request,) = self.route([request], [flash])
         return ReplyStream(self, asked, request, sampling, started)
 
     def ask_batch(
@@ -156,6 +164,7 @@ class Chat:
         sampling: SamplingSettings = DEFAULT_SAMPLING,
         *,
         has_logprobs: bool = False,
+        flash: FlashSettings | None = None,
     ) -> list[Reply]:
         """Answer several questions at once; each gets the answer it would get alone.
 
@@ -164,19 +173,24 @@ class Chat:
             sampling: how the answers are chosen; with a temperature, the draws of one question
                 depend on its place in the batch.
             has_logprobs: whether replies say how likely their tokens were.
+            flash: which tiles are compressed, for questions that do not say it themselves.
 
         Returns:
             A reply a question, in order.
 
         Raises:
+            ConfigError: if tiles shall be compressed but the checkpoint has no router.
             MediaError: if a picture or video cannot be read.
             PromptError: if marks and pictures do not match, or a prompt is too long.
         """
         if not questions:
             return []
         started = time.perf_counter()
+        questions = [replace(question, flash=question.flash or flash) for question in questions]
         prepared = [self._prepare(question) for question in questions]
-        requests = [request for _, request in prepared]
+        requests = self.route(
+            [request for _, request in prepared], [question.flash for question in questions]
+        )
         options = generation_options(sampling)
         values: list[tuple[float, ...] | None] = [None] * len(requests)
         if has_logprobs:
@@ -194,7 +208,7 @@ class Chat:
         seconds = time.perf_counter() - started
         replies = [
             self._reply(asked, request, token_ids, sampling, seconds, None)
-            for (asked, request), token_ids in zip(prepared, answers, strict=True)
+            for (asked, _), request, token_ids in zip(prepared, requests, answers, strict=True)
         ]
         return [
             replace(reply, logprobs=logprobs)
@@ -202,23 +216,48 @@ class Chat:
         ]
 
     def _prepare(self, question: Question) -> tuple[Conversation, Request]:
-        pictures = [
-            make_pixel_values(open_image(image, self.images), self.tiles)
-            for image in question.images
-        ]
+        images = [open_image(image, self.images) for image in question.images]
+        pictures = [make_pixel_values(image, self.tiles) for image in images]
+        grids = [choose_grid(*image.size, self.tiles) for image in images]
         text = mark_images(question.text, len(pictures))
         if question.video is not None:
             frames = self._frames(question.video)
             marks = video_marks(len(frames), self.builder.settings.frame_label)
-            text = _insert_marks(text, marks, len(pictures))
+            text = insert_marks(text, marks, len(pictures))
             pictures += frames
+            grids += [Grid(1, 1)] * len(frames)
         # without pictures a literal <image> is just text
         message = Message("user", text, image_places=None if pictures else ())
+        before = question.conversation
         asked = Conversation(
-            (*question.conversation.messages, message), (*question.conversation.pictures, *pictures)
+            (*before.messages, message), (*before.pictures, *pictures), (*before.grids, *grids)
         )
-        prompt = self.builder.build(asked.messages, [len(tiles) for tiles in asked.pictures])
-        return asked, Request(prompt, torch.cat(asked.pictures) if asked.pictures else None)
+        counts = [len(tiles) for tiles in asked.pictures]
+        prompt = self.builder.build(asked.messages, counts, has_limit=False)
+        request = Request(prompt, torch.cat(asked.pictures) if asked.pictures else None)
+        self.builder.check_length(fewest_tokens(request, question.flash, self.model.config))
+        return asked, request
+
+    def route(
+        self, requests: Sequence[Request], flash: Sequence[FlashSettings | None]
+    ) -> list[Request]:
+        """Compress tiles of requests, each on its own, and check that their prompts fit.
+
+        Args:
+            requests: prompts with their tiles.
+            flash: which tiles of each are compressed; see :class:`Question`.
+
+        Returns:
+            Requests to generate from; on checkpoints without a router the same ones.
+
+        Raises:
+            ConfigError: if tiles shall be compressed but the checkpoint has no router.
+            PromptError: if a prompt is too long.
+        """
+        routed = route(self.model, requests, flash)
+        for request in routed:
+            self.builder.check_length(len(request.prompt))
+        return routed
 
     def _frames(self, video: Video | str | PathLike[str]) -> list[Tensor]:
         chosen = video if isinstance(video, Video) else Video(video)
@@ -269,6 +308,8 @@ class Chat:
             seconds=seconds,
             seconds_to_first_token=seconds_to_first_token,
             conversation=replace(asked, messages=(*asked.messages, answer)),
+            num_compressed_tiles=0 if request.routing is None else request.routing.num_compressed,
+            routing=request.routing,
         )
 
 
@@ -347,20 +388,6 @@ def _news(
 def _open_end(text: str, mark: str) -> int:
     """Length of the longest end of a text with which a mark begins."""
     return next((n for n in range(len(mark) - 1, 0, -1) if text.endswith(mark[:n])), 0)
-
-
-def _insert_marks(text: str, marks: str, num_images: int) -> str:
-    """Put the marks of frames behind those of the pictures, in front of the question."""
-    parts = text.split(IMAGE_MARK)
-    if len(parts) - 1 != num_images:
-        raise PromptError(
-            f"{len(parts) - 1} {IMAGE_MARK} marks but {num_images} images beside the video; pass "
-            "one image per mark; the video's frames get marks of their own"
-        )
-    head, tail = IMAGE_MARK.join(parts[:-1]), parts[-1]
-    if num_images == 0:
-        return marks + tail
-    return f"{head}{IMAGE_MARK}\n{marks}{tail.removeprefix(chr(10))}"
 
 
 def load(

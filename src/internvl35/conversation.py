@@ -12,8 +12,11 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from internvl35.data.compression import TileRouting
 from internvl35.data.images import ImageSource
 from internvl35.data.messages import Message
+from internvl35.data.tiles import Grid
+from internvl35.generate.flash import FlashSettings
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Conversation:
     """Turns, oldest first."""
     pictures: tuple[Tensor, ...] = field(default=(), repr=False)
     """``(N, 3, tile, tile)`` tiles of each picture or frame, in the order of their places."""
+    grids: tuple[Grid, ...] = ()
+    """Into how many tiles each of them was cut along each side, thumbnail not counted."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,9 @@ class Question:
     """A video, shown in front of the text; pictures come before it."""
     conversation: Conversation = field(default_factory=Conversation)
     """What went before."""
+    flash: FlashSettings | None = None
+    """Which tiles are compressed; None for ``released`` on Flash checkpoints, for none on others.
+    """
 
 
 @dataclass(frozen=True)
@@ -63,9 +71,9 @@ class Reply:
     finish_reason: Literal["stop", "length"]
     """``length`` if the answer was cut at ``max_tokens``."""
     num_prompt_tokens: int
-    """Tokens of the prompt, visual tokens included."""
+    """Tokens of the prompt, visual tokens included, after compression."""
     num_visual_tokens: int
-    """Visual tokens among them."""
+    """Visual tokens among them, after compression."""
     num_tiles: int
     """Tiles of all pictures and frames."""
     num_new_tokens: int
@@ -79,6 +87,10 @@ class Reply:
     logprobs: tuple[float, ...] | None = None
     """Natural log-probability of each of the ``num_new_tokens`` tokens, before temperature and
     penalties; None unless they were asked for."""
+    num_compressed_tiles: int = 0
+    """Tiles that took fewer visual tokens."""
+    routing: TileRouting | None = None
+    """Which tiles these were, and the router's scores; None if none could be."""
 
 
 @dataclass(frozen=True)

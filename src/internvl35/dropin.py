@@ -23,6 +23,8 @@ from internvl35.data.templates import find_template
 from internvl35.data.thinking import split_thinking
 from internvl35.data.tokenizer import load_tokenizer
 from internvl35.errors import PromptError
+from internvl35.generate.flash import FlashSettings
+from internvl35.generate.routing import fewest_tokens, route
 from internvl35.generate.rules import StopRules, check_tokens, stop_rules
 from internvl35.generate.runner import Request, generate, stream
 from internvl35.model.composite import VisionLanguageModel
@@ -85,7 +87,9 @@ class InternVLChatModel(VisionLanguageModel):
             question: ``<image>`` marks the places of pictures; without a mark in a first question
                 the pictures go in front.
             generation_config: fields of transformers' ``GenerationConfig``; ``streamer`` may hold a
-                transformers streamer, which gets the new tokens.
+                transformers streamer, which gets the new tokens, and ``flash`` the
+                :class:`~internvl35.generate.flash.FlashSettings` of this call. Without them a Flash
+                checkpoint compresses tiles as the released code does.
             history: what an earlier call with ``return_history`` returned, or ``None``. It is not
                 changed.
             return_history: whether to return the history with this turn added.
@@ -97,12 +101,14 @@ class InternVLChatModel(VisionLanguageModel):
             the history.
 
         Raises:
+            ConfigError: if tiles shall be compressed but the checkpoint has no router.
             PromptError: if marks, ``num_patches_list`` and ``pixel_values`` do not match.
         """
+        options, seed, streamer, flash = _split_options(generation_config)
         builder, asked, request = self._prepare(
-            tokenizer, pixel_values, question, history, num_patches_list
+            tokenizer, pixel_values, question, history, num_patches_list, flash
         )
-        options, seed, streamer = _split_options(generation_config)
+        (request,) = self._route(builder, [request], flash)
         rules = stop_rules(tokenizer, builder)
         if streamer is None:
             (token_ids,) = generate(self, [request], options, rules, seed=seed, tokenizer=tokenizer)
@@ -128,7 +134,7 @@ class InternVLChatModel(VisionLanguageModel):
             tokenizer: of the same checkpoint.
             pixel_values: tiles, as for :meth:`chat`.
             question: as for :meth:`chat`.
-            generation_config: fields of transformers' ``GenerationConfig``.
+            generation_config: as for :meth:`chat`.
             history: as for :meth:`chat`.
             num_patches_list: tiles of each picture.
 
@@ -136,12 +142,14 @@ class InternVLChatModel(VisionLanguageModel):
             Pieces that together are the answer.
 
         Raises:
+            ConfigError: if tiles shall be compressed but the checkpoint has no router.
             PromptError: if marks, ``num_patches_list`` and ``pixel_values`` do not match.
         """
+        options, seed, _, flash = _split_options(generation_config)
         builder, _, request = self._prepare(
-            tokenizer, pixel_values, question, history, num_patches_list
+            tokenizer, pixel_values, question, history, num_patches_list, flash
         )
-        options, seed, _ = _split_options(generation_config)
+        (request,) = self._route(builder, [request], flash)
         rules = stop_rules(tokenizer, builder)
         token_ids: list[int] = []
         shown = ""
@@ -172,7 +180,7 @@ class InternVLChatModel(VisionLanguageModel):
             tokenizer: of the same checkpoint.
             pixel_values: ``(N, 3, tile, tile)`` tiles of all samples in order, or ``None``.
             questions: one a sample. A sample with several pictures marks each of them.
-            generation_config: fields of transformers' ``GenerationConfig``.
+            generation_config: as for :meth:`chat`.
             num_patches_list: tiles of each picture, in order; by default every sample has one tile.
             history: must be ``None``, as in the released code.
             return_history: must be ``False``, as in the released code.
@@ -182,6 +190,7 @@ class InternVLChatModel(VisionLanguageModel):
             An answer a question.
 
         Raises:
+            ConfigError: if tiles shall be compressed but the checkpoint has no router.
             PromptError: if history is asked for, or marks and tiles do not match.
         """
         if history is not None or return_history:
@@ -192,15 +201,16 @@ class InternVLChatModel(VisionLanguageModel):
         tiles = iter(() if pixel_values is None else pixel_values.split(sizes))
         counts = _pictures_per_question(questions, len(sizes))
         requests = []
+        options, seed, _, flash = _split_options(generation_config)
         builder = self._builder(tokenizer)
         for question, count in zip(questions, counts, strict=True):
             own = [next(tiles) for _ in range(count)]
             pixels = torch.cat(own) if own else None
             _, _, request = self._prepare(
-                tokenizer, pixels, question, None, [len(picture) for picture in own]
+                tokenizer, pixels, question, None, [len(picture) for picture in own], flash
             )
             requests.append(request)
-        options, seed, _ = _split_options(generation_config)
+        requests = self._route(builder, requests, flash)
         rules = stop_rules(tokenizer, builder)
         rows = generate(self, requests, options, rules, seed=seed, tokenizer=tokenizer)
         answers = [_decode(tokenizer, builder, rules, row) for row in rows]
@@ -228,6 +238,7 @@ class InternVLChatModel(VisionLanguageModel):
         question: str,
         history: History | None,
         num_patches_list: Sequence[int] | None,
+        flash: FlashSettings | None,
     ) -> tuple[PromptBuilder, str, Request]:
         sizes = _picture_sizes(pixel_values, num_patches_list, 1)
         if not history:
@@ -238,9 +249,18 @@ class InternVLChatModel(VisionLanguageModel):
             for message in (Message("user", asked), Message("assistant", answer))
         ]
         builder = self._builder(tokenizer)
-        prompt = builder.build([*messages, Message("user", question)], sizes)
-        pixels = None if pixel_values is None else self._fit(pixel_values)
-        return builder, question, Request(prompt, pixels)
+        prompt = builder.build([*messages, Message("user", question)], sizes, has_limit=False)
+        request = Request(prompt, None if pixel_values is None else self._fit(pixel_values))
+        builder.check_length(fewest_tokens(request, flash, self.config))
+        return builder, question, request
+
+    def _route(
+        self, builder: PromptBuilder, requests: Sequence[Request], flash: FlashSettings | None
+    ) -> list[Request]:
+        routed = route(self, requests, flash)
+        for request in routed:
+            builder.check_length(len(request.prompt))
+        return routed
 
     def _fit(self, pixel_values: Tensor) -> Tensor:
         side = self.config.force_image_size
@@ -299,9 +319,12 @@ def _pictures_per_question(questions: Sequence[str], num_pictures: int) -> list[
     )
 
 
-def _split_options(config: Mapping[str, Any]) -> tuple[dict[str, Any], int | None, Any]:
+def _split_options(
+    config: Mapping[str, Any],
+) -> tuple[dict[str, Any], int | None, Any, FlashSettings | None]:
     options = dict(config)
-    return options, options.pop("seed", None), options.pop("streamer", None)
+    seed, streamer = options.pop("seed", None), options.pop("streamer", None)
+    return options, seed, streamer, options.pop("flash", None)
 
 
 def _decode(

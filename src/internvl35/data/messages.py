@@ -144,3 +144,29 @@ def mark_images(text: str, num_images: int) -> str:
     if num_images == 0 or IMAGE_MARK in text:
         return text
     return image_marks(num_images) + text
+
+
+def insert_marks(text: str, marks: str, num_images: int) -> str:
+    """Put the marks of frames behind those of the pictures, in front of the question.
+
+    Args:
+        text: the question, with its pictures marked.
+        marks: of the frames.
+        num_images: pictures that come with the question.
+
+    Returns:
+        The question with all marks.
+
+    Raises:
+        PromptError: if marks and pictures differ in number.
+    """
+    parts = text.split(IMAGE_MARK)
+    if len(parts) - 1 != num_images:
+        raise PromptError(
+            f"{len(parts) - 1} {IMAGE_MARK} marks but {num_images} images beside the video; pass "
+            "one image per mark; the video's frames get marks of their own"
+        )
+    head, tail = IMAGE_MARK.join(parts[:-1]), parts[-1]
+    if num_images == 0:
+        return marks + tail
+    return f"{head}{IMAGE_MARK}\n{marks}{tail.removeprefix(chr(10))}"

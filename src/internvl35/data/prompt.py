@@ -156,6 +156,7 @@ class PromptBuilder:
         add_generation_prompt: bool = True,
         assistant_prefix: str = "",
         tools: str | None = None,
+        has_limit: bool = True,
     ) -> Prompt:
         """Turn a conversation into a prompt.
 
@@ -184,6 +185,8 @@ class PromptBuilder:
                 ``<think>`` block makes a model answer without reasoning; with GPT-OSS the tags
                 choose the channel.
             tools: JSON text of the schemas of tools that may be called; ``internvl2_5`` alone.
+            has_limit: whether a prompt longer than ``max_tokens`` is refused; False where tiles are
+                compressed first and :meth:`check_length` is called then.
 
         Returns:
             Token ids, image spans and loss mask.
@@ -207,7 +210,8 @@ class PromptBuilder:
         if add_generation_prompt:
             self._write_generation_prompt(writer, assistant_prefix)
         prompt = writer.finish()
-        self._check_length(len(prompt))
+        if has_limit:
+            self.check_length(len(prompt))
         return prompt
 
     def _write_turns(
@@ -249,7 +253,15 @@ class PromptBuilder:
             return message.has_loss
         return is_target or self.settings.loss_scale == "all"
 
-    def _check_length(self, num_tokens: int) -> None:
+    def check_length(self, num_tokens: int) -> None:
+        """Refuse a prompt that does not fit.
+
+        Args:
+            num_tokens: of the prompt.
+
+        Raises:
+            PromptError: if they are more than the settings' ``max_tokens``.
+        """
         limit = self.settings.max_tokens
         if limit is not None and num_tokens > limit:
             raise PromptError(

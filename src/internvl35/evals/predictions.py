@@ -20,7 +20,7 @@ from internvl35.conversation import Conversation, Piece
 from internvl35.data.encoding import Encoder
 from internvl35.data.records import Record
 from internvl35.errors import DataError, MediaError, PromptError
-from internvl35.generate.runner import Request, generate, generation_options
+from internvl35.generate.runner import Request, generate, generation_options, join_pictures
 from internvl35.generate.sampling import SamplingSettings
 
 BATCHES_A_WINDOW = 8
@@ -166,6 +166,7 @@ class Predictor:
 
     def _generate(self, batch: Sequence[_Asked]) -> list[Prediction]:
         sampling = self._seeded(batch[0].index)
+        batch = self._route(batch)
         answers = generate(
             self.chat.model, [item.request for item in batch], generation_options(sampling),
             self.chat.rules, seed=sampling.seed, tokenizer=self.chat.tokenizer,
@@ -173,6 +174,11 @@ class Predictor:
         return [
             self._predicted(item, token_ids) for item, token_ids in zip(batch, answers, strict=True)
         ]
+
+    def _route(self, batch: Sequence[_Asked]) -> list[_Asked]:
+        """Compress the tiles of rows as the checkpoint says."""
+        routed = self.chat.route([item.request for item in batch], [None] * len(batch))
+        return [replace(item, request=request) for item, request in zip(batch, routed, strict=True)]
 
     def _predicted(self, item: _Asked, token_ids: list[int]) -> Prediction:
         thinking, text = self.chat.decode(token_ids, self.sampling.stop)
@@ -196,6 +202,7 @@ class Predictor:
             prediction = self._generate([item])[0]
             on_piece(Piece(prediction.response or "", is_thinking=False))
             return prediction
+        (item,) = self._route([item])
         pieces = ReplyStream(
             self.chat, Conversation(), item.request, self._seeded(item.index), time.perf_counter()
         )
@@ -243,7 +250,7 @@ def score_tokens(chat: Chat, request: Request, token_ids: Sequence[int]) -> list
         logits: Tensor = model(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            pixel_values=request.pixel_values,
+            **join_pictures(model, [request]),
             logits_to_keep=len(token_ids) + 1,
             use_cache=False,
         ).logits[0, :-1]  # (T, W)

@@ -1,7 +1,8 @@
 """Batched and streamed generation with transformers' own loop.
 
-Prompts of a batch are padded on the left; their tiles travel in one tensor. Tokens that stand for
-pictures are never sampled. Building prompts is left to :mod:`internvl35.data.prompt`, chat to
+Prompts of a batch are padded on the left; their tiles, or visual tokens computed before, travel in
+one tensor. Tokens that stand for pictures are never sampled. Building prompts is left to
+:mod:`internvl35.data.prompt`, compressing tiles to :mod:`internvl35.generate.routing`, chat to
 :mod:`internvl35.chat`.
 """
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.generation import BaseStreamer
 
+from internvl35.data.compression import TileRouting
 from internvl35.data.prompt import Prompt
 from internvl35.errors import PromptError
 from internvl35.generate.rules import StopRules
@@ -34,9 +36,24 @@ class Request:
     """Token ids with places for visual tokens."""
     pixel_values: Tensor | None = None
     """``(N, 3, tile, tile)`` normalised tiles, in the order of the places."""
+    image_features: Tensor | None = None
+    """``(tokens, D)`` visual tokens computed before, instead of pixel_values."""
+    routing: TileRouting | None = None
+    """Which tiles were compressed; None if all keep their tokens."""
 
     def __post_init__(self) -> None:
-        """Refuse a prompt whose places and tiles differ in number."""
+        """Refuse a prompt whose places differ in number from its tiles or visual tokens."""
+        if self.image_features is not None:
+            if self.pixel_values is not None:
+                raise ValueError("pass pixel_values or image_features; each holds pictures")
+            found = self.image_features.shape[0]
+            needed = sum(span.num_tokens for span in self.prompt.image_spans)
+            if found != needed:
+                raise ValueError(
+                    f"the prompt has {needed} places but image_features holds {found} visual "
+                    "tokens; shorten the prompt by the tiles that are compressed"
+                )
+            return
         found = 0 if self.pixel_values is None else self.pixel_values.shape[0]
         needed = sum(span.num_tiles for span in self.prompt.image_spans)
         if found != needed:
@@ -153,7 +170,7 @@ def _prepare(
     options: dict[str, Any],
     rules: StopRules,
 ) -> tuple[dict[str, Any], GenerationConfig]:
-    """Pad prompts on the left and join their tiles."""
+    """Pad prompts on the left and join their pictures."""
     longest = max(len(request.prompt) for request in requests)
     device = model.input_device
     input_ids = torch.full((len(requests), longest), rules.pad_token_id)
@@ -162,7 +179,6 @@ def _prepare(
         ids = torch.tensor(request.prompt.token_ids)
         input_ids[row, longest - len(ids) :] = ids
         mask[row, longest - len(ids) :] = 1
-    tiles = [request.pixel_values for request in requests if request.pixel_values is not None]
     config = GenerationConfig(
         **{
             "eos_token_id": list(rules.end_token_ids),
@@ -172,9 +188,37 @@ def _prepare(
         }
     )
     inputs: dict[str, Any] = {"input_ids": input_ids.to(device), "attention_mask": mask.to(device)}
-    if tiles:
-        inputs["pixel_values"] = torch.cat(tiles)
-    return inputs, config
+    return inputs | join_pictures(model, requests), config
+
+
+def join_pictures(model: VisionLanguageModel, requests: Sequence[Request]) -> dict[str, Tensor]:
+    """Put the pictures of several requests into one tensor.
+
+    Args:
+        model: encodes the tiles of some requests if others carry visual tokens.
+        requests: in the order of their rows.
+
+    Returns:
+        ``pixel_values``, ``image_features`` or nothing, as the network takes them.
+    """
+    shown = [
+        request
+        for request in requests
+        if request.pixel_values is not None or request.image_features is not None
+    ]
+    if not shown:
+        return {}
+    tiles = [request.pixel_values for request in shown if request.pixel_values is not None]
+    if len(tiles) == len(shown):
+        return {"pixel_values": torch.cat(tiles)}
+    with torch.inference_mode():
+        features = [
+            model.get_image_features(request.pixel_values).flatten(0, 1)
+            if request.pixel_values is not None
+            else request.image_features
+            for request in shown
+        ]  # of (tokens, D)
+    return {"image_features": torch.cat([part for part in features if part is not None])}
 
 
 def stream(
