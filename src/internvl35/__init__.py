@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from internvl35.data.video import load_video
     from internvl35.dropin import AutoModel, AutoTokenizer, InternVLChatModel
     from internvl35.errors import InternVLError
+    from internvl35.generate.flash import FlashSettings
     from internvl35.generate.sampling import SamplingSettings
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "AutoTokenizer",
     "Chat",
     "Conversation",
+    "FlashSettings",
     "InternVLChatModel",
     "InternVLError",
     "Question",
@@ -40,6 +42,7 @@ _HOMES = {
     "AutoTokenizer": "dropin",
     "Chat": "chat",
     "Conversation": "conversation",
+    "FlashSettings": "generate.flash",
     "InternVLChatModel": "dropin",
     "InternVLError": "errors",
     "Question": "conversation",

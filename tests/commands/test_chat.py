@@ -83,6 +83,9 @@ def test_json_holds_every_field_of_the_reply_but_the_conversation(
         "num_visual_tokens": 16,
         "num_tiles": 4,
         "num_new_tokens": 6,
+        "logprobs": None,
+        "num_compressed_tiles": 0,
+        "routing": None,
         "model": str(random_checkpoint),
     }
 
@@ -417,7 +420,8 @@ def test_the_reply_has_no_field_that_json_would_miss():
     names = {field.name for field in dataclasses.fields(Reply)}
     assert names == {
         "text", "thinking", "finish_reason", "num_prompt_tokens", "num_visual_tokens", "num_tiles",
-        "num_new_tokens", "seconds", "seconds_to_first_token", "conversation",
+        "num_new_tokens", "seconds", "seconds_to_first_token", "conversation", "logprobs",
+        "num_compressed_tiles", "routing",
     }  # fmt: skip
 
 

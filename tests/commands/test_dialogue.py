@@ -43,7 +43,7 @@ class ScriptedChat:
     asked: list = field(default_factory=list)
     streams: list = field(default_factory=list)
 
-    def stream(self, text, images, *, video, conversation, sampling):
+    def stream(self, text, images, *, video, conversation, sampling, flash):
         self.asked.append((text, list(images), video, conversation))
         pieces = self.answers.pop(0)
         if isinstance(pieces, Exception):

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from internvl35.commands.checkpoint import HubOptions, ModelOptions
+from internvl35.commands.flash import FlashOptions
 from internvl35.commands.options import FLAGS, METAVAR, spread_settings
 from internvl35.commands.pictures import PictureOptions
 from internvl35.commands.terminal import (
@@ -63,6 +64,7 @@ def chat(
     pictures: PictureOptions,
     system: SystemOptions,
     sampling: SamplingSettings,
+    flash: FlashOptions,
     output: OutputOptions,
     model: ModelOptions,
     hub: HubOptions,
@@ -86,6 +88,9 @@ def chat(
         question = read_question() if question in (None, "-") else question
         if not question.strip():
             raise PromptError("the question is empty; say what to answer")
+        if flash.show_tiles and not pictures.image and pictures.video is None:
+            raise ConfigError("--show-tiles draws pictures; give --image or --video too")
+    flash.check()
     started = time.perf_counter()
     with spinner(f"loading {model.model}"), paused_collection():
         silence_libraries()
@@ -96,10 +101,10 @@ def chat(
     if is_dialogue:
         from internvl35.commands.dialogue import Dialogue
 
-        Dialogue(loaded, pictures, sampling, images, video).run(model.model)
+        Dialogue(loaded, pictures, sampling, images, video, flash=flash).run(model.model)
         return
     assert question is not None
-    pieces = loaded.stream(question, images, video=video, sampling=sampling)
+    pieces = loaded.stream(question, images, video=video, sampling=sampling, flash=flash.settings())
     writer = AnswerWriter()
     is_streamed = writer.is_terminal if output.stream is None else output.stream
     try:
@@ -112,6 +117,7 @@ def chat(
     print_reply(pieces.reply, writer, output, is_streamed=is_streamed, facts={
         "seconds_to_load": seconds_to_load, "model": model.model,
     })  # fmt: skip
+    flash.show(loaded, pieces.reply)
 
 
 def read_question() -> str:
@@ -202,4 +208,5 @@ def print_reply(
 def describe_reply(reply: Reply) -> dict[str, Any]:
     """Put an answer into a JSON-ready dict: every field but the conversation."""
     names = [name for name in reply.__dataclass_fields__ if name != "conversation"]
-    return {name: getattr(reply, name) for name in names}
+    routing = None if reply.routing is None else asdict(reply.routing)
+    return {name: getattr(reply, name) for name in names} | {"routing": routing}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from internvl35.commands.flash import FlashOptions
 from internvl35.commands.pictures import PictureOptions
 from internvl35.commands.terminal import AnswerWriter, note
 from internvl35.conversation import Conversation
@@ -37,6 +38,8 @@ Ctrl-C stops an answer; the question is then not part of the conversation."""
 """What ``/help`` prints."""
 
 PROMPT = "> "
+
+DEFAULT_FLASH = FlashOptions()
 
 _COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?\Z", re.DOTALL)
 
@@ -71,6 +74,7 @@ class Dialogue:
         images: pictures to show with the first question.
         video: video to show with the first question.
         read_line: gives the next line that was typed.
+        flash: which tiles are compressed, and where to draw those of the latest answer.
     """
 
     def __init__(
@@ -81,6 +85,8 @@ class Dialogue:
         images: list[Image],
         video: Video | None,
         read_line: Callable[[], str] = ask_for_line,
+        *,
+        flash: FlashOptions = DEFAULT_FLASH,
     ) -> None:
         """Start an empty conversation."""
         self.chat = chat
@@ -89,6 +95,7 @@ class Dialogue:
         self.images = images
         self.video = video
         self.read_line = read_line
+        self.flash = flash
         self.conversation = Conversation()
 
     def run(self, name: str) -> None:
@@ -165,6 +172,7 @@ class Dialogue:
             video=self.video,
             conversation=self.conversation,
             sampling=self.sampling,
+            flash=self.flash.settings(),
         )
         writer = AnswerWriter()
         try:
@@ -178,6 +186,7 @@ class Dialogue:
             note(f"(cut after {pieces.reply.num_new_tokens} tokens; --max-tokens allows more)")
         self.conversation = pieces.reply.conversation
         self.images, self.video = [], None
+        self.flash.show(self.chat, pieces.reply)
 
 
 def _split_paths(text: str) -> list[str]:
