@@ -21,6 +21,8 @@ from internvl35.data.batches import Example, collate, group_by_tiles
 from internvl35.data.prompt import Message, PromptBuilder, PromptSettings
 from internvl35.data.synthetic import FAMILIES, Drawing, Turn, draw_page, start_chance
 from internvl35.data.synthetic.asking import question_text
+from internvl35.data.synthetic.drawing import Chance
+from internvl35.data.synthetic.listing import list_things
 from internvl35.data.synthetic.patch_labels import label_patches
 from internvl35.data.tiles import cut_tiles
 from internvl35.model.configuration import InternVLChatConfig
@@ -28,7 +30,7 @@ from internvl35.train.feed import FedBatch
 from internvl35.train.tiny.recipe import STAGES, StageName, TinyRecipe
 
 PAGE = "page"
-"""Name of the pages of print, about which nothing is asked."""
+"""Name of the pages of print, which only training sees."""
 
 _STREAM = 1_000_000_000
 """Places of a family's stream between two stages, so that no drawing is seen in two of them."""
@@ -85,23 +87,26 @@ class DrawnExamples:
         family = rng.choices(names, shares)[0]
         place = index + _STREAM * (STAGES.index(self.name) + len(STAGES) * recipe.seed)
         chance = start_chance(family, "train", place, level)
-        if family == PAGE:
-            return self._seen(draw_page(chance))
-        drawing = FAMILIES[family].draw(chance)
-        if self.is_seen_only:
+        drawing = draw_page(chance) if family == PAGE else FAMILIES[family].draw(chance)
+        if self.is_seen_only or not drawing.turns:
             return self._seen(drawing)
-        return self._asked(drawing, rng)
+        return self._asked(drawing, self._list(drawing, chance, rng), rng)
 
     def _seen(self, drawing: Drawing) -> Example:
         levels, labels, _ = self._look(drawing)
         return Example((), (), levels, labels)
 
-    def _asked(self, drawing: Drawing, rng: random.Random) -> Example:
+    def _list(self, drawing: Drawing, chance: Chance, rng: random.Random) -> Turn | None:
+        return list_things(drawing, chance) if rng.random() < self.recipe.listing_share else None
+
+    def _asked(self, drawing: Drawing, listing: Turn | None, rng: random.Random) -> Example:
         turns: Sequence[Turn] = drawing.turns
         can_think = [turn for turn in turns if turn.reasoning]
         is_thinking = bool(can_think) and rng.random() < self.recipe.thinking_share
         # of several turns only the last would keep its reasoning
         turns = [rng.choice(can_think)] if is_thinking else self._few(turns)
+        if listing is not None and not is_thinking:
+            turns = [listing, *turns] if rng.random() < 0.5 else [*turns, listing]
         messages: list[Message] = []
         for number, turn in enumerate(turns):
             text = question_text(drawing, turn, is_first=number == 0)

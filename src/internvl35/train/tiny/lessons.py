@@ -90,6 +90,9 @@ class TinyTrainee(Trainee):
             if batch.patch_labels is not None and not self.has_frozen_tower:
                 share = self.patch_loss_weight if has_text else 1.0
                 output |= self._look(patches, batch, share * self.weigh(batch) / total_weight)
+        if not has_text and self.has_frozen_tower:  # nothing to learn, but a step goes backward
+            trained = next(value for value in self.parameters() if value.requires_grad)
+            output["loss"] = 0.0 * trained.sum()
         if has_text:
             answers = self.answer_loss(batch, total_weight, features)
             output |= answers | {"loss": output["loss"] + answers["loss"]}

@@ -36,8 +36,8 @@ ASKED: Shares = (
 )  # fmt: skip
 """What the whole model is asked."""
 
-WITH_PAGES: Shares = (*ASKED, ("page", 0.8))
-"""The same, beside pages of print about which nothing is asked."""
+WITH_PAGES: Shares = (*ASKED, ("page", 2.5))
+"""The same, beside pages of print."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,7 @@ class TinyRecipe:
     )
     """The tower alone learns what stands in which patch."""
     projector: Stage = field(
-        default_factory=lambda: Stage(
-            300, first_level=0.0, level_share=1.0, decay_share=0.0, shares=ASKED
-        )
+        default_factory=lambda: Stage(300, first_level=0.0, level_share=1.0, decay_share=0.0)
     )
     """The tower is frozen; projector and language model learn to read what it sees."""
     pretrain: Stage = field(
@@ -108,7 +106,7 @@ class TinyRecipe:
     max_tiles_per_batch: int = 48
     """Most tiles that are computed at once."""
     max_answer_letters: int = 120
-    """Letters of the answers of one conversation; further turns are left out."""
+    """Letters of the answers of one conversation, lists apart; further turns are left out."""
     max_examples_per_batch: int = 16
     """Most conversations that are computed at once."""
     system_share: float = 0.4
@@ -117,6 +115,8 @@ class TinyRecipe:
     """Share of the drawings with reasoning that are asked in thinking mode."""
     light_jitter: float = 0.06
     """How much brightness and contrast of drawings that are used again vary, share of the range."""
+    listing_share: float = 0.5
+    """Share of conversations in which everything in the picture is asked for, too, with places."""
     optimizer: Literal["adamw", "muon"] = "muon"
     """``muon`` takes the hidden matrices to Muon and the rest to AdamW."""
     weight_decay: float = 0.05

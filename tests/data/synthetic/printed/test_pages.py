@@ -1,3 +1,4 @@
+import re
 from collections import Counter
 from functools import cache
 
@@ -6,6 +7,7 @@ import pytest
 
 from internvl35.data.synthetic import Drawing, draw_page, start_chance
 from internvl35.data.synthetic.labels import GLYPHS
+from internvl35.data.synthetic.printed.pages import MAX_TURNS
 from internvl35.data.synthetic.shapes.scene import TILE_SIZE
 
 
@@ -18,7 +20,6 @@ def _pages(level: float) -> tuple[Drawing, ...]:
 def test_a_page_is_one_tile_of_print_with_a_mark_for_every_character(level: float) -> None:
     for page in _pages(level):
         assert page.family == "page"
-        assert not page.turns
         assert page.images[0].size == (TILE_SIZE, TILE_SIZE)
         assert len(page.marks[0]) >= 3
         pixels = np.asarray(page.images[0]).astype(int)
@@ -48,3 +49,18 @@ def test_the_same_place_gives_the_same_page() -> None:
     one, two = (draw_page(start_chance("page", "train", 5)) for _ in range(2))
     assert one.marks == two.marks
     assert one.images[0].tobytes() == two.images[0].tobytes()
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_lines_of_a_page_are_asked_for_by_their_numbers(level: float) -> None:
+    for page in _pages(level):
+        assert 1 <= len(page.turns) <= MAX_TURNS
+        printed = "".join(mark.label[-1] for mark in page.marks[0])
+        by_number = {int(re.findall(r"\d+", turn.question)[0]): turn for turn in page.turns}
+        assert len(by_number) == len(page.turns)
+        end = 0
+        for number in sorted(by_number):
+            letters = by_number[number].answer.replace(" ", "")
+            start = printed.index(letters, end)
+            assert start > 0 or number == 1
+            end = start + len(letters)

@@ -1,13 +1,14 @@
-"""Pages full of print, without questions, that warm up a vision tower.
+"""Pages full of print that warm up a vision tower, and teach a language model to spell.
 
-Their marks say which character stands where. No counterpart in the paper.
+Their marks say which character stands where; their lines can be asked for. For training alone. No
+counterpart in the paper.
 """
 
 from __future__ import annotations
 
 from PIL import Image
 
-from internvl35.data.synthetic.drawing import Chance, Drawing
+from internvl35.data.synthetic.drawing import Chance, Drawing, Turn, wordings
 from internvl35.data.synthetic.labels import Mark
 from internvl35.data.synthetic.printed.fonts import (
     choose_font,
@@ -21,6 +22,21 @@ from internvl35.data.synthetic.shapes.scene import TILE_SIZE
 
 WORD_SHARE = 0.4
 """How many pages are sparse and made of words, as later pictures are."""
+
+WORDINGS = wordings(
+    "Read line {number}.",
+    "What does line {number} say?",
+    "Write down line {number} of the page.",
+    "Spell line {number}.",
+    "Line {number}, please.",
+    "What stands in line {number}?",
+    "Copy line {number}.",
+    "Give me line {number} of the text.",
+)
+"""Ways to ask for a line of a page."""
+
+MAX_TURNS = 4
+"""Most lines that are asked for."""
 
 _GLYPHS = (
     "0123456789" * 3
@@ -37,7 +53,8 @@ def draw_page(chance: Chance) -> Drawing:
         chance: an easy page is black on white in one font.
 
     Returns:
-        A drawing of the size of a tile whose family is ``"page"``, without questions.
+        A drawing of the size of a tile whose family is ``"page"``, with questions about some of
+        its lines.
     """
     rng = chance.rng
     has_words = rng.random() < WORD_SHARE
@@ -47,6 +64,7 @@ def draw_page(chance: Chance) -> Drawing:
     ink, paper = choose_inks(chance)
     image = Image.new("RGB", (TILE_SIZE, TILE_SIZE), paper)
     marks: list[Mark] = []
+    lines: list[str] = []
     base = round(cap_height) + rng.randint(3, 9)
     while True:
         indent = rng.randint(2, 8) + (rng.randint(0, TILE_SIZE // 4) if has_words else 0)
@@ -57,10 +75,20 @@ def draw_page(chance: Chance) -> Drawing:
         base = max(base, 1 - top)  # brackets, small l and f rise above capitals
         if base + bottom > TILE_SIZE:
             break
+        lines.append(" ".join(line.split()))
         marks += print_line(image, line, font, size, (max(indent, 1 - left), base), ink)
         base += round((rng.uniform(1.4, 2.4) if has_words else 1.3) * cap_height)
         base += rng.randint(3, 9)
-    return Drawing("page", (image,), (), (tuple(marks),), unseen=chance.unseen)
+    return Drawing("page", (image,), _ask(chance, lines), (tuple(marks),), unseen=chance.unseen)
+
+
+def _ask(chance: Chance, lines: list[str]) -> tuple[Turn, ...]:
+    asked = chance.rng.sample(range(len(lines)), min(MAX_TURNS, len(lines)))
+    return tuple(
+        chance.turn(WORDINGS, lines[place], "page line", parts={"number": place + 1})
+        for place in asked
+        if lines[place]
+    )
 
 
 def _fill(chance: Chance, font: str, size: int, room: int) -> str:
