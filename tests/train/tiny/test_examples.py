@@ -10,6 +10,7 @@ import torch
 
 from internvl35.data.batches import IGNORED
 from internvl35.data.synthetic import FAMILIES
+from internvl35.data.synthetic.listing import WORDINGS
 from internvl35.train.tiny.examples import DrawnExamples, Steps
 from internvl35.train.tiny.recipe import ASKED, LOOKED_AT, Stage, TinyRecipe
 
@@ -85,6 +86,16 @@ def test_long_conversations_are_cut_after_whole_turns(tokenizer, config):
     examples = DrawnExamples(recipe, "sft", tokenizer, config)
     for index in range(10):
         assert tokenizer.decode(examples[index].token_ids).count("<|im_start|>user") == 1
+
+
+def test_everything_in_the_picture_is_asked_for_as_often_as_the_recipe_says(tokenizer, config):
+    stage = Stage(3, shares=(("counting", 1.0),))
+    for share, least, most in ((0.0, 0, 0), (0.5, 8, 32), (1.0, 40, 40)):
+        recipe = TinyRecipe(sft=stage, listing_share=share)
+        examples = DrawnExamples(recipe, "sft", tokenizer, config)
+        texts = [tokenizer.decode(examples[index].token_ids) for index in range(40)]
+        asked = [any(ask in text for ask in WORDINGS.seen) for text in texts]
+        assert least <= sum(asked) <= most
 
 
 def test_families_are_drawn_as_often_as_their_shares_say(recipe, tokenizer, config):
