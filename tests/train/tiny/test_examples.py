@@ -81,7 +81,10 @@ def test_reasoning_is_asked_for_by_the_thinking_prompt_alone(recipe, tokenizer, 
 
 def test_long_conversations_are_cut_after_whole_turns(tokenizer, config):
     recipe = TinyRecipe(
-        sft=Stage(3, shares=(("svg", 1.0),)), max_answer_letters=1, system_share=0.0
+        sft=Stage(3, shares=(("svg", 1.0),)),
+        max_answer_letters=1,
+        system_share=0.0,
+        listing_share=0.0,
     )
     examples = DrawnExamples(recipe, "sft", tokenizer, config)
     for index in range(10):
