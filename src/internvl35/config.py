@@ -7,7 +7,7 @@ Reading and writing ``config.json`` is left to :mod:`internvl35.model.configurat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -163,6 +163,8 @@ class ModelPreset:
     """Id of ``<IMG_CONTEXT>`` in the tokenizer of this size."""
     drop_path: float = 0.0
     """Drop-path rate of the tower in the released training scripts."""
+    is_flash: bool = False
+    """Whether it has a router and a compressed projector."""
 
     @property
     def hub_id(self) -> str:
@@ -176,22 +178,49 @@ class ModelPreset:
         return 2 * merged + merged * width + width + width * width + width
 
     @property
-    def num_parameters(self) -> int:
-        """Exact number of weights of the whole model."""
+    def num_compressed_projector_parameters(self) -> int:
+        """Exact number of weights of the compressed projector, 0 without one."""
+        if not self.is_flash:
+            return 0
+        merged, width = 16 * self.vision.width, self.language.width
+        hidden = 2 * width
+        layers = merged * hidden + hidden + hidden * hidden + hidden + hidden * width + width
+        return 2 * merged + layers
+
+    @property
+    def num_router_parameters(self) -> int:
+        """Exact number of weights of the router, 0 without one."""
+        if not self.is_flash:
+            return 0
+        width = self.vision.width
+        pooling_step = 4 * width * width + 6 * width  # an attention with biases, and a norm
+        gating_block = 8 * width * width + 7 * width  # an MLP four times as wide, and a norm
+        query, gate = width, 4 * width + 2
+        return query + 4 * (pooling_step + gating_block) + gate
+
+    @property
+    def flash(self) -> ModelPreset:
+        """The Flash version of this size, whether it was released or not."""
+        return replace(self, name=f"{self.name}-Flash", is_flash=True)
+
+    @property
+    def _num_seeing_parameters(self) -> int:
         return (
             self.vision.num_parameters
             + self.num_projector_parameters
-            + self.language.num_parameters
+            + self.num_compressed_projector_parameters
+            + self.num_router_parameters
         )
 
     @property
+    def num_parameters(self) -> int:
+        """Exact number of weights of the whole model."""
+        return self._num_seeing_parameters + self.language.num_parameters
+
+    @property
     def num_active_parameters(self) -> int:
-        """Weights one token passes through, tower and projector included."""
-        return (
-            self.vision.num_parameters
-            + self.num_projector_parameters
-            + self.language.num_active_parameters
-        )
+        """Weights one token passes through, and all that sees: tower, projectors, router."""
+        return self._num_seeing_parameters + self.language.num_active_parameters
 
     def memory_bytes(self, bits: Literal[8, 16]) -> int:
         """Bytes the weights take.
@@ -269,3 +298,6 @@ PRESETS: dict[str, ModelPreset] = {
     )
 }
 """The nine released sizes by name."""
+
+FLASH_SIZES = ("1B", "2B", "4B", "8B", "14B", "38B", "30B-A3B")
+"""Sizes of which a Flash version was released."""

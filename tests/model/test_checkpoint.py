@@ -8,6 +8,7 @@ from typing import get_args
 
 import pytest
 import torch
+from released_flash import FLASH_HF_NAMES, FLASH_NAMES
 from safetensors.torch import load_file, save_file
 
 from internvl35.config import PRESETS
@@ -21,7 +22,7 @@ from internvl35.model.checkpoint import (
 )
 from internvl35.model.composite import VisionLanguageModel
 from internvl35.model.configuration import InternVLChatConfig, Layout, preset_config
-from internvl35.model.names import HEAD, ROUTER_NAMES
+from internvl35.model.names import HEAD
 from internvl35.model.weights import save_checkpoint
 
 BuildModel = Callable[..., VisionLanguageModel]
@@ -129,8 +130,9 @@ def test_a_given_config_and_layout_stand_in_for_config_json(
         load_state_dict(tmp_path)
 
 
-def drop(tensors: dict[str, torch.Tensor], name: str) -> None:
-    del tensors[name]
+def drop(tensors: dict[str, torch.Tensor], *names: str) -> None:
+    for name in names:
+        del tensors[name]
 
 
 def edit(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
@@ -261,11 +263,69 @@ def test_experts_that_a_file_keeps_fused_are_accepted(
     assert all(torch.equal(state[name], value) for name, value in model.named_parameters())
 
 
-def test_router_tensors_are_told_apart(tmp_path: Path, build_model: BuildModel) -> None:
-    save_checkpoint(build_model(), tmp_path, layout="remote-code")
-    router = {name: torch.full((2,), 3.0) for name in ROUTER_NAMES}
-    edit(tmp_path, lambda tensors: tensors.update({k: v.clone() for k, v in router.items()}))
-    checkpoint = Checkpoint(tmp_path)
-    assert checkpoint.router_names == sorted(ROUTER_NAMES)
-    assert torch.equal(checkpoint.read("gating.gate.1.bias"), torch.full((2,), 3.0))
-    assert not ROUTER_NAMES & load_state_dict(tmp_path).keys()
+@pytest.mark.parametrize(
+    ("size", "num_remote", "num_native"), [("2B", 718, 830), ("38B", 1363, 1469)]
+)
+def test_flash_files_hold_61_tensors_more(size: str, num_remote: int, num_native: int) -> None:
+    preset = PRESETS[size]
+    base, flash = preset_config(preset), preset_config(preset.flash)
+    remote, native = expected_keys(flash, "remote-code"), expected_keys(flash, "hf")
+    assert remote.keys() - expected_keys(base, "remote-code").keys() == FLASH_NAMES
+    assert native.keys() - expected_keys(base, "hf").keys() == FLASH_HF_NAMES
+    assert (len(remote), len(native)) == (num_remote, num_native)
+    width = preset.vision.width
+    assert remote["pooling_before_gating.attn4.in_proj_weight"] == (3 * width, width)
+    assert remote["pooling_before_gating.query_token"] == (1, width)
+    assert remote["gating.block1.0.weight"] == (4 * width, width)
+    assert remote["gating.gate.1.weight"] == (2, width)
+    for keys in (remote, native):
+        assert sum(math.prod(shape) for shape in keys.values()) == preset.flash.num_parameters
+
+
+@pytest.fixture
+def flash_checkpoint(tmp_path: Path, build_model: BuildModel, layout: Layout) -> Path:
+    save_checkpoint(build_model(flash_mode=True), tmp_path, layout=layout)
+    return tmp_path
+
+
+def switch_off(folder: Path) -> None:
+    fields = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(fields | {"flash_mode": False}))
+
+
+def test_flash_mode_without_router_weights_is_an_error(
+    flash_checkpoint: Path, layout: Layout
+) -> None:
+    names = FLASH_HF_NAMES if layout == "hf" else FLASH_NAMES
+    edit(flash_checkpoint, lambda tensors: drop(tensors, *names))
+    with pytest.raises(
+        CheckpointError,
+        match=rf"config.json sets flash_mode, but weight .* is missing \(and {len(names) - 1} more",
+    ):
+        Checkpoint(flash_checkpoint)
+    switch_off(flash_checkpoint)
+    assert not Checkpoint(flash_checkpoint).config.flash_mode
+
+
+def test_a_single_missing_router_weight_is_named(flash_checkpoint: Path) -> None:
+    edit(flash_checkpoint, lambda tensors: drop(tensors, "pooling_before_gating.norm3.bias"))
+    with pytest.raises(CheckpointError, match=r"norm3\.bias of the visual resolution .* missing;"):
+        Checkpoint(flash_checkpoint)
+
+
+def test_router_weights_of_another_shape_are_refused(flash_checkpoint: Path) -> None:
+    name = "pooling_before_gating.query_token"
+    edit(flash_checkpoint, lambda tensors: tensors.update({name: torch.zeros(1, 32)}))
+    with pytest.raises(CheckpointError, match=rf"{name} has shape \[1, 32\]; .* \[1, 64\]"):
+        Checkpoint(flash_checkpoint)
+
+
+def test_a_router_that_config_json_switches_off_is_told_apart(flash_checkpoint: Path) -> None:
+    switch_off(flash_checkpoint)
+    checkpoint = Checkpoint(flash_checkpoint)
+    assert len(checkpoint.unused_pieces) == len(FLASH_HF_NAMES)
+    assert checkpoint.read("router.gating.gate_proj.bias").shape == (2,)
+    assert not any(name.startswith("router.") for name in load_state_dict(flash_checkpoint))
+    edit(flash_checkpoint, lambda tensors: drop(tensors, "pooling_before_gating.norm3.bias"))
+    with pytest.raises(CheckpointError, match=r"norm3\.bias .* is missing"):
+        Checkpoint(flash_checkpoint)

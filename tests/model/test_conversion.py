@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from released_flash import FLASH_HF_NAMES, FLASH_NAMES
 from safetensors.torch import load_file, save_file
 
 from internvl35.errors import CheckpointError
@@ -13,7 +14,7 @@ from internvl35.model.checkpoint import Checkpoint, load_state_dict
 from internvl35.model.composite import VisionLanguageModel
 from internvl35.model.configuration import Layout, read_config
 from internvl35.model.conversion import convert_checkpoint
-from internvl35.model.names import EMBEDDING, HEAD, ROUTER_NAMES
+from internvl35.model.names import EMBEDDING, HEAD
 from internvl35.model.shards import Shards
 from internvl35.model.weights import save_checkpoint
 
@@ -94,24 +95,49 @@ def test_experts_that_a_file_keeps_fused_are_written_one_by_one(
     assert_holds(tmp_path / "b", model)
 
 
-def test_router_weights_stay_in_the_layout_that_has_names_for_them(
-    tmp_path: Path, build_model: BuildModel, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("is_on", [True, False])
+def test_a_router_goes_there_and_back_again_switched_on_or_off(
+    tmp_path: Path, build_model: BuildModel, caplog: pytest.LogCaptureFixture, is_on: bool
 ) -> None:
-    model = build_model()
-    model.config.flash_mode = True
-    save_checkpoint(model, tmp_path / "a", layout="remote-code")
-    tensors = load_file(tmp_path / "a" / "model.safetensors")
-    tensors |= {name: torch.full((2,), 7.0) for name in ROUTER_NAMES}
-    save_file(tensors, tmp_path / "a" / "model.safetensors", metadata={"format": "pt"})
-    convert_checkpoint(tmp_path / "a", tmp_path / "b", "remote-code")
-    kept = Checkpoint(tmp_path / "b")
-    assert len(kept.router_names) == 61
-    assert kept.config.flash_mode
-    assert torch.equal(kept.read("mlp2.0.bias"), torch.full((2,), 7.0))
+    model = build_model(flash_mode=True, flash_relative_threshold=0.1, flash_absolute_threshold=0.5)
+    save_checkpoint(model, tmp_path / "a", layout="remote-code", max_shard_size="100KB")
+    fields = json.loads((tmp_path / "a" / "config.json").read_text())
+    fields["flash_mode"] = is_on
+    (tmp_path / "a" / "config.json").write_text(json.dumps(fields, indent=2) + "\n")
+    convert_checkpoint(tmp_path / "a", tmp_path / "b", "hf", max_shard_size="100KB")
+    convert_checkpoint(tmp_path / "b", tmp_path / "c", "remote-code", max_shard_size="100KB")
     assert not caplog.records
-    convert_checkpoint(tmp_path / "a", tmp_path / "c", "hf")
-    assert "61 tensors" in caplog.text
-    assert not Checkpoint(tmp_path / "c").config.flash_mode
+    assert Shards(tmp_path / "b").tensors.keys() >= FLASH_HF_NAMES
+    assert Shards(tmp_path / "c").tensors.keys() >= FLASH_NAMES
+    first, last = Shards(tmp_path / "a"), Shards(tmp_path / "c")
+    assert first.tensors.keys() == last.tensors.keys()
+    assert all(torch.equal(first.read(name), last.read(name)) for name in first.tensors)
+    config = (tmp_path / "a" / "config.json").read_bytes()
+    assert (tmp_path / "c" / "config.json").read_bytes() == config
+    converted = Checkpoint(tmp_path / "b")
+    assert converted.config.flash_mode is is_on
+    assert converted.config.flash_relative_threshold == 0.1
+    for name, value in model.named_parameters():
+        assert torch.equal(converted.read(name), value)
+
+
+def test_files_as_the_open_request_names_them_become_released_ones(
+    tmp_path: Path, build_model: BuildModel
+) -> None:
+    model = build_model(flash_mode=True)
+    save_checkpoint(model, tmp_path / "a")
+    tensors = load_file(tmp_path / "a" / "model.safetensors")
+    run_time = {f"model.{name}": tensors.pop(name) for name in FLASH_HF_NAMES}
+    save_file(tensors | run_time, tmp_path / "a" / "model.safetensors", metadata={"format": "pt"})
+    fields = json.loads((tmp_path / "a" / "config.json").read_text())
+    del fields["flash_mode"]
+    fields |= {"model_type": "internvl_flash"}
+    fields["vision_config"] |= {"model_type": "internvl_flash_vision"}
+    (tmp_path / "a" / "config.json").write_text(json.dumps(fields))
+    convert_checkpoint(tmp_path / "a", tmp_path / "b", "remote-code")
+    assert Shards(tmp_path / "b").tensors.keys() >= FLASH_NAMES
+    assert Checkpoint(tmp_path / "b").config.flash_mode
+    assert_holds(tmp_path / "b", model)
 
 
 def test_a_head_that_config_json_wrongly_calls_tied_is_kept(

@@ -3,13 +3,14 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from released_flash import FLASH_HF_NAMES, FLASH_NAMES
 
 from internvl35.errors import CheckpointError
 from internvl35.model.names import (
-    ROUTER_NAMES,
     Piece,
     canonical_name,
     group_pieces,
+    is_flash_name,
     is_recomputed,
     places,
     split_parameters,
@@ -115,12 +116,70 @@ def test_experts_stay_fused_where_the_family_or_the_file_keeps_them_so() -> None
     assert [p.name for p in kept] == [name]
 
 
-def test_the_router_has_61_tensors() -> None:
-    assert len(ROUTER_NAMES) == 61
-    counts = dict.fromkeys(("mlp2", "pooling_before_gating", "gating"), 0)
-    for name in ROUTER_NAMES:
-        counts[name.split(".", 1)[0]] += 1
-    assert counts == {"mlp2": 8, "pooling_before_gating": 25, "gating": 28}
+@pytest.mark.parametrize(
+    ("piece", "remote", "native"),
+    [
+        ("compressed_projector.layer_norm.bias", "mlp2.0.bias", "mlp2.norm.bias"),
+        ("compressed_projector.linear_1.weight", "mlp2.1.weight", "mlp2.dense1.weight"),
+        ("compressed_projector.linear_2.weight", "mlp2.4.weight", "mlp2.dense2.weight"),
+        ("compressed_projector.linear_3.bias", "mlp2.7.bias", "mlp2.dense3.bias"),
+        ("router.pooling.query_token", *["pooling_before_gating.query_token"] * 2),
+        (
+            "router.pooling.attentions.0.value.weight",
+            "pooling_before_gating.attn1.in_proj_weight",
+            "pooling_before_gating.attn1.value.weight",
+        ),
+        (
+            "router.pooling.attentions.3.key.bias",
+            "pooling_before_gating.attn4.in_proj_bias",
+            "pooling_before_gating.attn4.key.bias",
+        ),
+        (
+            "router.pooling.attentions.1.out_proj.bias",
+            *["pooling_before_gating.attn2.out_proj.bias"] * 2,
+        ),
+        ("router.pooling.norms.2.weight", *["pooling_before_gating.norm3.weight"] * 2),
+        (
+            "router.gating.blocks.0.dense_in.weight",
+            "gating.block1.0.weight",
+            "gating.block1.dense_in.weight",
+        ),
+        (
+            "router.gating.blocks.3.dense_out.bias",
+            "gating.block4.3.bias",
+            "gating.block4.dense_out.bias",
+        ),
+        ("router.gating.blocks.1.norm.bias", "gating.block2.5.bias", "gating.block2.norm.bias"),
+        ("router.gating.gate_norm.weight", "gating.gate.0.weight", "gating.gate_norm.weight"),
+        ("router.gating.gate_proj.bias", "gating.gate.1.bias", "gating.gate_proj.bias"),
+    ],
+)
+def test_what_flash_models_have_on_top_is_named_as_in_release_and_request(
+    piece: str, remote: str, native: str
+) -> None:
+    assert stored_name(piece, "remote-code") == remote
+    assert stored_name(piece, "hf") == native
+    assert is_flash_name(remote)
+    assert is_flash_name(native)
+    assert not is_flash_name(piece)
+
+
+def test_flash_names_are_read_with_the_prefix_of_run_time_too() -> None:
+    for name in FLASH_HF_NAMES:
+        assert canonical_name(f"model.{name}", "hf") == canonical_name(name, "hf") == name
+    for name in FLASH_NAMES:
+        assert canonical_name(name, "remote-code") == name
+
+
+def test_query_key_and_value_of_the_router_are_fused_in_this_order() -> None:
+    step = "router.pooling.attentions.2"
+    pieces = [Piece(f"{step}.{part}.bias", (4,), part) for part in ("value", "query", "key")]
+    groups = group_pieces(pieces, "remote-code")
+    (name,) = groups
+    assert name == "pooling_before_gating.attn3.in_proj_bias"
+    assert [piece.parameter for piece in groups[name]] == ["query", "key", "value"]
+    assert stored_shape(groups[name]) == (12,)
+    assert len(group_pieces(pieces, "hf")) == 3
 
 
 def test_buffers_that_the_network_computes_are_known() -> None:

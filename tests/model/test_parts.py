@@ -42,6 +42,26 @@ def test_the_halves_together_give_the_logits_of_the_whole(
         )
 
 
+@pytest.mark.parametrize("layout", ["hf", "remote-code"])
+def test_router_and_compressed_projector_go_with_what_sees(
+    tmp_path: Path, build_model: BuildModel, layout: str
+) -> None:
+    model = build_model(flash_mode=True)
+    save_checkpoint(model, tmp_path / "whole", layout=layout)
+    folders = split_checkpoint(tmp_path / "whole", tmp_path / "parts")
+    vision = load_vision_part(folders["vision"])
+    with torch.no_grad():
+        patches = vision.encode_patches(torch.randn(3, 3, 56, 56))
+        is_compressed = torch.tensor([True, False, True])
+        assert torch.equal(vision.score_tiles(patches), model.score_tiles(patches))
+        assert torch.equal(
+            vision.project_tiles(patches, is_compressed),
+            model.project_tiles(patches, is_compressed),
+        )
+    with safe_open(folders["language"] / "model.safetensors", "pt") as file:
+        assert not [name for name in list(file.keys()) if "gating" in name or "mlp2" in name]
+
+
 @pytest.mark.parametrize("is_tied", [True, False])
 def test_a_tied_head_is_not_written_twice(
     tmp_path: Path, build_model: BuildModel, is_tied: bool

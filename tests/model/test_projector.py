@@ -1,14 +1,18 @@
-"""Patch merging and the projector against plain loops and plain arithmetic."""
+"""Patch merging and both projectors against plain loops and plain arithmetic."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from internvl35.model.projector import Projector, merge_patches
+from internvl35.model.projector import CompressedProjector, Projector, merge_patches
+
+Array = NDArray[np.float64]
 
 
 def merge_in_loops(features: Tensor, factor: int) -> Tensor:
@@ -92,4 +96,44 @@ def test_the_projector_of_8b_has_its_released_size() -> None:
         "layer_norm.weight": (4096,), "layer_norm.bias": (4096,),
         "linear_1.weight": (4096, 4096), "linear_1.bias": (4096,),
         "linear_2.weight": (4096, 4096), "linear_2.bias": (4096,),
+    }  # fmt: skip
+
+
+def gelu(x: Array) -> Array:
+    return 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
+def test_the_compressed_projector_is_norm_and_three_linear_layers() -> None:
+    torch.manual_seed(0)
+    projector = CompressedProjector(16, 5).double().eval()
+    for parameter in projector.parameters():
+        torch.nn.init.normal_(parameter)
+    weights = {name: p.detach().numpy() for name, p in projector.named_parameters()}
+    merged = torch.randn(2, 3, 16, dtype=torch.float64)
+    x = merged.numpy() - merged.numpy().mean(axis=-1, keepdims=True)
+    x = x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + 1e-5)
+    x = x * weights["layer_norm.weight"] + weights["layer_norm.bias"]
+    x = gelu(x @ weights["linear_1.weight"].T + weights["linear_1.bias"])
+    x = gelu(x @ weights["linear_2.weight"].T + weights["linear_2.bias"])
+    x = x @ weights["linear_3.weight"].T + weights["linear_3.bias"]
+    assert x.shape == (2, 3, 5)
+    np.testing.assert_allclose(projector(merged).detach().numpy(), x, rtol=1e-10, atol=1e-12)
+
+
+def test_the_compressed_projector_drops_units_in_training_alone() -> None:
+    projector, merged = CompressedProjector(16, 64), torch.randn(1, 2, 16)
+    assert not torch.equal(projector(merged), projector(merged))
+    projector.eval()
+    assert torch.equal(projector(merged), projector(merged))
+
+
+def test_the_compressed_projector_of_8b_has_its_released_size() -> None:
+    with torch.device("meta"):
+        projector = CompressedProjector(16_384, 4096)
+    shapes = {name: tuple(weight.shape) for name, weight in projector.named_parameters()}
+    assert shapes == {
+        "layer_norm.weight": (16_384,), "layer_norm.bias": (16_384,),
+        "linear_1.weight": (8192, 16_384), "linear_1.bias": (8192,),
+        "linear_2.weight": (8192, 8192), "linear_2.bias": (8192,),
+        "linear_3.weight": (4096, 8192), "linear_3.bias": (4096,),
     }  # fmt: skip

@@ -14,7 +14,7 @@ from transformers import AutoModel, GenerationConfig, InternVLForConditionalGene
 from internvl35.errors import CheckpointError
 from internvl35.model.composite import VisionLanguageModel
 from internvl35.model.configuration import InternVLChatConfig, Layout, read_config
-from internvl35.model.names import EMBEDDING, HEAD, ROUTER_NAMES
+from internvl35.model.names import EMBEDDING, HEAD
 from internvl35.model.shards import Shards
 from internvl35.model.weights import choose_attention, load_model, save_checkpoint
 
@@ -219,17 +219,60 @@ def test_generation_settings_come_and_go_with_the_checkpoint(
         load(tmp_path)
 
 
-def test_router_weights_are_named_in_one_warning(
+@pytest.mark.parametrize("layout", ["hf", "remote-code"])
+@pytest.mark.parametrize("tower", ["300M", "6B"])
+def test_a_flash_model_comes_back_whole(
+    tmp_path: Path, build_model: BuildModel, tower: str, layout: Layout
+) -> None:
+    model = build_model(
+        tower=tower, flash_mode=True, flash_relative_threshold=0.25, flash_absolute_threshold=0.75,
+        router_num_heads=4, router_repeats_second_step=False,
+    )  # fmt: skip
+    save_checkpoint(model, tmp_path, layout=layout, max_shard_size="100KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 3
+    loaded = load(tmp_path)
+    assert_same_weights(loaded, model)
+    assert loaded.config.flash_mode
+    assert loaded.config.flash_relative_threshold == 0.25
+    assert loaded.config.flash_absolute_threshold == 0.75
+    assert loaded.config.router_num_heads == 4
+    assert loaded.config.router_repeats_second_step is False
+    patches = torch.randn(3, 4, 4, 64)
+    assert torch.equal(loaded.score_tiles(patches), model.score_tiles(patches))
+
+
+def test_a_released_flash_config_has_the_released_router(
+    tmp_path: Path, build_model: BuildModel
+) -> None:
+    save_checkpoint(build_model(flash_mode=True), tmp_path, layout="remote-code")
+    fields = json.loads((tmp_path / "config.json").read_text())
+    own = {"router_num_heads", "router_repeats_second_step"}
+    released = {key: value for key, value in fields.items() if key not in own}
+    (tmp_path / "config.json").write_text(json.dumps(released))
+    router = load(tmp_path).router
+    assert router is not None
+    assert router.pooling.repeats_second_step
+    assert router.pooling.attentions[0].num_heads == 16
+
+
+def test_a_router_that_config_json_switches_off_is_named_in_one_warning(
     tmp_path: Path, build_model: BuildModel, caplog: pytest.LogCaptureFixture
 ) -> None:
-    save_checkpoint(build_model(), tmp_path, layout="remote-code")
-    tensors = load_file(tmp_path / "model.safetensors")
-    tensors |= {name: torch.zeros(1) for name in ROUTER_NAMES}
-    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    load(tmp_path)
+    save_checkpoint(build_model(flash_mode=True), tmp_path, layout="remote-code")
+    fields = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(fields | {"flash_mode": False}))
+    assert load(tmp_path).router is None
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
-    assert "61 tensors of a visual resolution router" in warnings[0].getMessage()
+    assert "visual resolution router" in warnings[0].getMessage()
+    assert "does not set flash_mode" in warnings[0].getMessage()
+
+
+def test_a_flash_config_without_its_parts_is_not_saved(
+    tmp_path: Path, build_model: BuildModel, build_config: BuildConfig
+) -> None:
+    with pytest.raises(CheckpointError, match=r"compressed_projector\..* has shape None"):
+        save_checkpoint(build_model(), tmp_path, config=build_config(flash_mode=True))
 
 
 def test_eight_bits_without_the_package_names_the_extra(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from internvl35.config import (
+    FLASH_SIZES,
     PRESETS,
     TINY,
     TINY_FOLDER,
@@ -31,6 +32,7 @@ GPU_MEMORY_GIB = 80
 
 CAPTION = (
     "Memory is that of the weights alone; GPUs are of 80 GiB, for bf16 weights.\n"
+    "Flash: what router and compressed projector add, and the size of its bf16 file.\n"
     f"Hub id: {PRESETS['8B'].hub_id.replace('8B', 'SIZE')}"
 )
 """What stands under the table."""
@@ -77,7 +79,8 @@ def describe_model(model: ModelPreset) -> dict[str, Any]:
 
     Returns:
         Keys ``name``, ``hub_id`` (None for the embedded checkpoint), ``parts``, ``num_parameters``,
-        ``num_active_parameters``, ``memory_bytes`` of the weights and ``num_gpus`` of 80 GiB.
+        ``num_active_parameters``, ``memory_bytes`` of the weights, ``num_gpus`` of 80 GiB, and
+        ``flash``: the same of the released Flash version, None where there is none.
     """
     return {
         "name": model.name,
@@ -88,6 +91,7 @@ def describe_model(model: ModelPreset) -> dict[str, Any]:
                 "num_parameters": model.vision.num_parameters,
             },
             "projector": {"num_parameters": model.num_projector_parameters},
+            **(_flash_parts(model) if model.is_flash else {}),
             "language": {
                 **asdict(model.language),
                 "num_parameters": model.language.num_parameters,
@@ -98,6 +102,24 @@ def describe_model(model: ModelPreset) -> dict[str, Any]:
         "num_active_parameters": model.num_active_parameters,
         "memory_bytes": {"bf16": model.memory_bytes(16), "int8": model.memory_bytes(8)},
         "num_gpus": model.num_gpus(GPU_MEMORY_GIB),
+        "flash": _describe_flash(model.flash) if model.name in FLASH_SIZES else None,
+    }
+
+
+def _flash_parts(model: ModelPreset) -> dict[str, Any]:
+    return {
+        "router": {"num_parameters": model.num_router_parameters},
+        "compressed_projector": {"num_parameters": model.num_compressed_projector_parameters},
+    }
+
+
+def _describe_flash(model: ModelPreset) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "hub_id": model.hub_id,
+        "parts": _flash_parts(model),
+        "num_parameters": model.num_parameters,
+        "memory_bytes": {"bf16": model.memory_bytes(16), "int8": model.memory_bytes(8)},
     }
 
 
@@ -122,7 +144,9 @@ def read_preset(folder: Path, name: str) -> ModelPreset:
         text = config["text_config"] if "text_config" in config else config["llm_config"]
         is_tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
         language = _read_language(text, is_tied)
-        return ModelPreset(name, _read_vision(config["vision_config"]), language)
+        is_flash = bool(config.get("flash_mode", False))
+        vision = _read_vision(config["vision_config"])
+        return ModelPreset(name, vision, language, is_flash=is_flash)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     except KeyError as error:
@@ -208,9 +232,18 @@ def _part_lines(row: dict[str, Any]) -> list[tuple[str, str, str]]:
         ),
         ("total", "", row),
     ]
+    if "router" in parts:
+        lines[2:2] = [
+            ("router", "", parts["router"]),
+            ("compressed projector", "", parts["compressed_projector"]),
+        ]
     printed = [(name, shape, f"{part['num_parameters']:,}") for name, shape, part in lines]
     if row["num_active_parameters"] < row["num_parameters"]:
         printed.append(("active", "", f"{row['num_active_parameters']:,}"))
+    if row["flash"] is not None:
+        added = row["flash"]["num_parameters"] - row["num_parameters"]
+        size = row["flash"]["memory_bytes"]["bf16"] / 1e9
+        printed.append(("Flash", f"{size:.3f} GB", f"+{added:,}"))
     return printed
 
 

@@ -16,17 +16,17 @@ import torch
 from torch import Tensor
 
 from internvl35.errors import CheckpointError, ConfigError
-from internvl35.model.composite import VisionLanguageModel
+from internvl35.model.composite import VisionLanguageModel, make_flash_parts
 from internvl35.model.configuration import InternVLChatConfig, Layout, read_config
 from internvl35.model.names import (
     EMBEDDING,
     HEAD,
-    ROUTER_NAMES,
     Piece,
     Place,
     Shape,
     canonical_name,
     group_pieces,
+    is_flash_name,
     is_recomputed,
     places,
     split_parameters,
@@ -68,6 +68,17 @@ def expected_keys(config: InternVLChatConfig, layout: Layout) -> dict[str, Shape
     return {name: stored_shape(group) for name, group in group_pieces(pieces, layout).items()}
 
 
+def _flash_shapes(config: InternVLChatConfig) -> dict[str, Shape]:
+    with torch.device("meta"):
+        compressed_projector, router = make_flash_parts(config)
+    parts = {"compressed_projector": compressed_projector, "router": router}
+    return {
+        f"{part}.{name}": tuple(parameter.shape)
+        for part, module in parts.items()
+        for name, parameter in module.named_parameters()
+    }
+
+
 def has_split_experts(config: InternVLChatConfig) -> bool:
     """Whether files hold one tensor an expert where memory holds one for all (Qwen3-MoE)."""
     return bool(config.text_config.model_type == "qwen3_moe")
@@ -106,15 +117,18 @@ class Checkpoint:
         self.layout = layout
         self.shards = Shards(folder)
         self._raw_names = self._canonical_names()
-        self.router_names = sorted(ROUTER_NAMES & self._raw_names.keys())
-        """Tensors of the visual resolution router that the files hold."""
         parameters = parameter_shapes(config)
         self.pieces: list[Piece] = split_parameters(
             parameters, is_split=has_split_experts(config), kept_fused=self._raw_names
         )
         """What the network is made of, in the order of its parameters."""
         self.parameters = parameters
-        groups = group_pieces(self.pieces, layout)
+        has_flash_names = any(map(is_flash_name, self._raw_names))
+        self.unused_pieces: list[Piece] = []
+        """Router and compressed projector, where files hold them but config.json says no Flash."""
+        if has_flash_names and not config.flash_mode:
+            self.unused_pieces = split_parameters(_flash_shapes(config), is_split=False)
+        groups = group_pieces([*self.pieces, *self.unused_pieces], layout)
         self._places: dict[str, Place] = places(groups)
         self._check({name: stored_shape(group) for name, group in groups.items()})
 
@@ -133,9 +147,7 @@ class Checkpoint:
 
     def _check(self, expected: Mapping[str, Shape]) -> None:
         found = {name: self.shards.tensors[raw] for name, raw in self._raw_names.items()}
-        allowed = set(self.router_names)
-        if self.config.tie_word_embeddings:
-            allowed.add(HEAD)
+        allowed = {HEAD} if self.config.tie_word_embeddings else set()
         missing = [name for name in expected if name not in found]
         unexpected = [name for name in found if name not in expected and name not in allowed]
         if missing:
@@ -157,6 +169,12 @@ class Checkpoint:
         self, missing: list[str], expected: Mapping[str, Shape], unexpected: list[str]
     ) -> str:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        if is_flash_name(missing[0]) and all(map(is_flash_name, missing)):
+            return (
+                f"{self.folder}: config.json sets flash_mode, but weight {missing[0]} of the "
+                f"visual resolution router is missing{more}; get the Flash checkpoint, or set "
+                "flash_mode to false to run without the router"
+            )
         text = (
             f"{self.folder}: weight {missing[0]} of shape {list(expected[missing[0]])} is missing"
             f"{more}, found {len(self.shards.tensors)} tensors, needed {len(expected)}"
@@ -183,7 +201,7 @@ class Checkpoint:
         """Map a piece into memory.
 
         Args:
-            piece: name of one of ``pieces``, of a router tensor, or of a tied head in the files.
+            piece: name of one of ``pieces`` or ``unused_pieces``, or of a tied head in the files.
 
         Returns:
             The tensor on the CPU, a view of the file; writing to it never reaches the file.

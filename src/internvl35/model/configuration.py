@@ -274,6 +274,7 @@ def preset_config(preset: ModelPreset) -> InternVLChatConfig:
         text_config=language_shape_to_dict(preset.language),
         image_token_id=preset.image_token_id,
         template=preset.template,
+        flash_mode=preset.is_flash,
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import fnmatch
-import logging
 from os import PathLike
 from pathlib import Path
 
@@ -24,8 +23,6 @@ from internvl35.model.processor_files import processor_files
 from internvl35.model.shards import write_folder
 from internvl35.model.weights import config_text
 
-logger = logging.getLogger(__name__)
-
 
 def convert_checkpoint(
     source: str | PathLike[str],
@@ -36,9 +33,8 @@ def convert_checkpoint(
 ) -> None:
     """Write a checkpoint in a layout, whichever layout it is in.
 
-    Tokenizer and other data files are copied along; code and pickles are not. Router weights of a
-    Flash checkpoint stay in layout ``remote-code`` and are left out of ``hf``, which has no names
-    for them.
+    Tokenizer and other data files are copied along; code and pickles are not. Router and compressed
+    projector of a Flash checkpoint come along, whether its config.json switches them on or not.
 
     Args:
         source: folder to read.
@@ -52,22 +48,12 @@ def convert_checkpoint(
     """
     checkpoint = Checkpoint(Path(source))
     config = copy.deepcopy(checkpoint.config)
-    pieces = pieces_to_write(checkpoint)
-    router = checkpoint.router_names if layout == "remote-code" else []
-    if checkpoint.router_names and not router:
-        logger.warning(
-            "%s: the %d tensors of its visual resolution router are left out, layout hf has no "
-            "names for them",
-            checkpoint.folder, len(checkpoint.router_names),
-        )  # fmt: skip
-        config.flash_mode = False
+    pieces = [*pieces_to_write(checkpoint), *checkpoint.unused_pieces]
     if checkpoint.has_own_head():
         config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
     groups = group_pieces(pieces, layout)
 
     def read(name: str) -> Tensor:
-        if name not in groups:
-            return checkpoint.read(name)
         parts = [read_piece(checkpoint, piece) for piece in groups[name]]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -77,7 +63,6 @@ def convert_checkpoint(
         )
         for name, group in groups.items()
     }
-    specs |= {name: torch.empty_like(checkpoint.read(name), device="meta") for name in router}
     files: dict[str, str | Path] = files_to_copy(checkpoint.folder)
     for name, text in processor_files(config, layout).items():
         if name not in files or not _suits(checkpoint.folder / name, layout):

@@ -26,6 +26,11 @@ ARCHITECTURES = {
 }
 """Model type of a language model by the name that released files give its class."""
 
+_FLASH_TYPE = "internvl_flash"
+"""Model type of the open request that adds Flash models to transformers; it has no flash_mode.
+
+Read, not written: transformers as released refuses it, and reads ``internvl`` as a base model."""
+
 _FLASH_FIELDS = (
     "flash_mode", "flash_relative_threshold", "flash_absolute_threshold", "router_num_heads",
     "router_repeats_second_step",
@@ -46,7 +51,9 @@ _TOWER_FIELDS = (  # of the same name in both layouts
 
 def layout_of(data: Mapping[str, Any]) -> Layout | None:
     """Tell by a config.json's content which layout it is in; ``None`` if in neither."""
-    layouts: dict[str, Layout] = {"internvl_chat": "remote-code", "internvl": "hf"}
+    layouts: dict[str, Layout] = {
+        "internvl_chat": "remote-code", "internvl": "hf", _FLASH_TYPE: "hf",
+    }  # fmt: skip
     return layouts.get(str(data.get("model_type")))
 
 
@@ -70,6 +77,8 @@ def fields_of(data: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
             raise ConfigError(f"{name} is {part!r}; needed: a JSON object")
     vision, text = cast(dict[str, Any], vision), cast(dict[str, Any], text)
     fields = {key: data[key] for key in _SHARED_FIELDS if data.get(key) is not None}
+    if data.get("model_type") == _FLASH_TYPE:
+        fields["flash_mode"] = True
     dtype = data.get("dtype") or data.get("torch_dtype")
     if layout == "remote-code":
         fields["vision_config"] = _tower_from_remote_code(vision)
@@ -138,10 +147,10 @@ def config_to_dict(config: InternVLChatConfig, layout: Layout) -> dict[str, Any]
         A JSON-ready dictionary that other software of that layout reads.
     """
     text = _text_to_dict(config.text_config)
+    # thresholds stay in the file of a Flash model whose flash_mode somebody switched off
+    is_flash = config.flash_mode or config.flash_relative_threshold is not None
     shared = {
-        key: getattr(config, key)
-        for key in _SHARED_FIELDS
-        if key not in _FLASH_FIELDS or config.flash_mode
+        key: getattr(config, key) for key in _SHARED_FIELDS if key not in _FLASH_FIELDS or is_flash
     }
     dtype = str(config.dtype).removeprefix("torch.") if config.dtype is not None else None
     common = shared | {"image_token_id": config.image_token_id}

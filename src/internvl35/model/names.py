@@ -2,16 +2,16 @@
 
 Three forms exist. In memory: the names of :class:`~internvl35.model.composite.VisionLanguageModel`,
 with the experts of Qwen3-MoE fused into two tensors a layer. Layout ``hf`` on disk: the same names,
-one tensor an expert. Layout ``remote-code`` on disk: the released code's names, with query, key and
-value of the tower fused. The common measure is the *piece*, the smallest tensor that any of them
-stores on its own. Pure functions of names and shapes; reading and writing files is left to
-:mod:`internvl35.model.shards`. Paper section 2.1.
+one tensor an expert, and others for what Flash models have on top. Layout ``remote-code`` on disk:
+the released code's names, with query, key and value of tower and router fused. The common measure
+is the *piece*, the smallest tensor that any of them stores on its own. Pure functions of names and
+shapes; reading and writing files is left to :mod:`internvl35.model.shards`. Paper section 2.1.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from internvl35.errors import CheckpointError
@@ -26,7 +26,7 @@ class Piece:
     """The smallest tensor that any layout stores on its own."""
 
     name: str
-    """Name in layout ``hf``."""
+    """Name in memory, of an expert's tensor that in layout ``hf``."""
     shape: Shape
     """Its shape."""
     parameter: str
@@ -48,37 +48,91 @@ class Place:
 _TOWER_BLOCK = r"^vision_tower\.encoder\.layer\.(\d+)\."
 _REMOTE_BLOCK = r"vision_model.encoder.layers.\1."
 
-_TO_REMOTE_CODE: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"^language_model\.(?=model\.|lm_head\.weight$)", "language_model."),
-        (r"^vision_tower\.embeddings\.cls_token$", "vision_model.embeddings.class_embedding"),
-        (
-            r"^vision_tower\.embeddings\.position_embeddings$",
-            "vision_model.embeddings.position_embedding",
-        ),
-        (
-            r"^vision_tower\.embeddings\.patch_embeddings\.projection\.",
-            "vision_model.embeddings.patch_embedding.",
-        ),
-        (_TOWER_BLOCK + r"attention\.[qkv]_proj\.", _REMOTE_BLOCK + "attn.qkv."),
-        (_TOWER_BLOCK + r"attention\.projection_layer\.", _REMOTE_BLOCK + "attn.proj."),
-        (_TOWER_BLOCK + r"attention\.([qk])_norm\.", _REMOTE_BLOCK + r"attn.\2_norm."),
-        (_TOWER_BLOCK + r"layernorm_before\.", _REMOTE_BLOCK + "norm1."),
-        (_TOWER_BLOCK + r"layernorm_after\.", _REMOTE_BLOCK + "norm2."),
-        (_TOWER_BLOCK + r"mlp\.fc([12])\.", _REMOTE_BLOCK + r"mlp.fc\2."),
-        (_TOWER_BLOCK + r"lambda_([12])$", _REMOTE_BLOCK + r"ls\2"),
-        (r"^multi_modal_projector\.layer_norm\.", "mlp1.0."),
-        (r"^multi_modal_projector\.linear_1\.", "mlp1.1."),
-        (r"^multi_modal_projector\.linear_2\.", "mlp1.3."),
-    )
+_TO_REMOTE_CODE: tuple[tuple[str, str], ...] = (
+    (r"^language_model\.(?=model\.|lm_head\.weight$)", "language_model."),
+    (r"^vision_tower\.embeddings\.cls_token$", "vision_model.embeddings.class_embedding"),
+    (
+        r"^vision_tower\.embeddings\.position_embeddings$",
+        "vision_model.embeddings.position_embedding",
+    ),
+    (
+        r"^vision_tower\.embeddings\.patch_embeddings\.projection\.",
+        "vision_model.embeddings.patch_embedding.",
+    ),
+    (_TOWER_BLOCK + r"attention\.[qkv]_proj\.", _REMOTE_BLOCK + "attn.qkv."),
+    (_TOWER_BLOCK + r"attention\.projection_layer\.", _REMOTE_BLOCK + "attn.proj."),
+    (_TOWER_BLOCK + r"attention\.([qk])_norm\.", _REMOTE_BLOCK + r"attn.\2_norm."),
+    (_TOWER_BLOCK + r"layernorm_before\.", _REMOTE_BLOCK + "norm1."),
+    (_TOWER_BLOCK + r"layernorm_after\.", _REMOTE_BLOCK + "norm2."),
+    (_TOWER_BLOCK + r"mlp\.fc([12])\.", _REMOTE_BLOCK + r"mlp.fc\2."),
+    (_TOWER_BLOCK + r"lambda_([12])$", _REMOTE_BLOCK + r"ls\2"),
+    (r"^multi_modal_projector\.layer_norm\.", "mlp1.0."),
+    (r"^multi_modal_projector\.linear_1\.", "mlp1.1."),
+    (r"^multi_modal_projector\.linear_2\.", "mlp1.3."),
 )
+
+
+def _for_each_step(*renames: tuple[str, str]) -> tuple[tuple[str, str], ...]:
+    # the router's attentions, norms and blocks count from 0 in memory and from 1 in files
+    return tuple(
+        (rf"^router\.{pattern}".replace("INDEX", str(step)), stored.replace("N", str(step + 1)))
+        for step in range(4)
+        for pattern, stored in renames
+    )
+
+
+_FLASH_TO_REMOTE_CODE: tuple[tuple[str, str], ...] = (
+    (r"^compressed_projector\.layer_norm\.", "mlp2.0."),
+    (r"^compressed_projector\.linear_1\.", "mlp2.1."),
+    (r"^compressed_projector\.linear_2\.", "mlp2.4."),
+    (r"^compressed_projector\.linear_3\.", "mlp2.7."),
+    (r"^router\.pooling\.query_token$", "pooling_before_gating.query_token"),
+    (r"^router\.gating\.gate_norm\.", "gating.gate.0."),
+    (r"^router\.gating\.gate_proj\.", "gating.gate.1."),
+    *_for_each_step(
+        (
+            r"pooling\.attentions\.INDEX\.(?:query|key|value)\.",
+            "pooling_before_gating.attnN.in_proj_",
+        ),
+        (r"pooling\.attentions\.INDEX\.out_proj\.", "pooling_before_gating.attnN.out_proj."),
+        (r"pooling\.norms\.INDEX\.", "pooling_before_gating.normN."),
+        (r"gating\.blocks\.INDEX\.dense_in\.", "gating.blockN.0."),
+        (r"gating\.blocks\.INDEX\.dense_out\.", "gating.blockN.3."),
+        (r"gating\.blocks\.INDEX\.norm\.", "gating.blockN.5."),
+    ),
+)
+
+# The open request to transformers (model type internvl_flash) renames the modules so. Its converter
+# puts "model." in front, which is how transformers names modules at run time; released files of
+# layout hf go without, and no released file of a Flash model in this layout was seen. So they are
+# written without, and read with and without.
+_FLASH_TO_HF: tuple[tuple[str, str], ...] = (
+    (r"^compressed_projector\.layer_norm\.", "mlp2.norm."),
+    (r"^compressed_projector\.linear_([123])\.", r"mlp2.dense\1."),
+    (r"^router\.pooling\.query_token$", "pooling_before_gating.query_token"),
+    (r"^router\.gating\.gate_(norm|proj)\.", r"gating.gate_\1."),
+    *_for_each_step(
+        (r"pooling\.attentions\.INDEX\.", "pooling_before_gating.attnN."),
+        (r"pooling\.norms\.INDEX\.", "pooling_before_gating.normN."),
+        (r"gating\.blocks\.INDEX\.", "gating.blockN."),
+    ),
+)
+
+_RENAMES: dict[Layout, tuple[tuple[re.Pattern[str], str], ...]] = {
+    "hf": tuple((re.compile(old), new) for old, new in _FLASH_TO_HF),
+    "remote-code": tuple(
+        (re.compile(old), new) for old, new in (*_TO_REMOTE_CODE, *_FLASH_TO_REMOTE_CODE)
+    ),
+}
+
+_FLASH_MODULES = ("mlp2.", "pooling_before_gating.", "gating.")
 
 _RUN_TIME_PREFIXES = (
     ("model.language_model.", "language_model.model."),
     ("model.vision_tower.", "vision_tower."),
     ("model.multi_modal_projector.", "multi_modal_projector."),
     ("lm_head.", "language_model.lm_head."),
+    *((f"model.{module}", module) for module in _FLASH_MODULES),
 )
 
 _FUSED_EXPERTS = re.compile(r"^(.+\.mlp\.experts)\.(gate_up_proj|down_proj)$")
@@ -89,26 +143,6 @@ HEAD = "language_model.lm_head.weight"
 
 EMBEDDING = "language_model.model.embed_tokens.weight"
 """The token embedding, which a tied output head shares."""
-
-
-def _router_names() -> Iterator[str]:
-    for part in (0, 1, 4, 7):
-        yield from (f"mlp2.{part}.weight", f"mlp2.{part}.bias")
-    yield "pooling_before_gating.query_token"
-    for step in (1, 2, 3, 4):
-        attention, norm = f"pooling_before_gating.attn{step}", f"pooling_before_gating.norm{step}"
-        yield from (f"{attention}.in_proj_weight", f"{attention}.in_proj_bias")
-        yield from (f"{attention}.out_proj.weight", f"{attention}.out_proj.bias")
-        yield from (f"{norm}.weight", f"{norm}.bias")
-        for part in (0, 3, 5):
-            block = f"gating.block{step}.{part}"
-            yield from (f"{block}.weight", f"{block}.bias")
-    for part in (0, 1):
-        yield from (f"gating.gate.{part}.weight", f"gating.gate.{part}.bias")
-
-
-ROUTER_NAMES: frozenset[str] = frozenset(_router_names())
-"""The 61 tensors that a Flash checkpoint holds on top: compressed projector and router."""
 
 
 def split_parameters(
@@ -153,17 +187,18 @@ def stored_name(piece: str, layout: Layout) -> str:
         layout: the layout of the file.
 
     Returns:
-        The tensor's name; query, key and value of a tower block share one in ``remote-code``.
+        The tensor's name; query, key and value of an attention share one in ``remote-code``, but
+        for those of the language model.
 
     Raises:
         CheckpointError: if the layout has no place for the piece.
     """
-    if layout == "hf":
-        return piece
-    for pattern, replacement in _TO_REMOTE_CODE:
+    for pattern, replacement in _RENAMES[layout]:
         stored, count = pattern.subn(replacement, piece)
         if count:
             return stored
+    if layout == "hf":
+        return piece
     raise CheckpointError(f"weight {piece} has no name in the remote-code layout; use layout 'hf'")
 
 
@@ -231,6 +266,11 @@ def canonical_name(name: str, layout: Layout) -> str:
 def is_recomputed(name: str) -> bool:
     """Whether a tensor is a buffer that the network computes itself, so files need not hold it."""
     return _RECOMPUTED_BUFFERS.search(name) is not None
+
+
+def is_flash_name(name: str) -> bool:
+    """Whether a tensor belongs to what a Flash model has on top, by its name in a file."""
+    return name.startswith(_FLASH_MODULES)
 
 
 def is_fused_experts(name: str) -> bool:

@@ -1,8 +1,8 @@
 """The two halves of a checkpoint, each in a folder of its own: what sees, and what speaks.
 
-``vision/`` holds tower and projector, ``language/`` a plain decoder that any software for language
-models reads. Serving the halves apart is left to others. Paper section 2.3, decoupled
-vision-language deployment.
+``vision/`` holds tower and projector, and what a Flash model has on top; ``language/`` a plain
+decoder that any software for language models reads. Serving the halves apart is left to others.
+Paper section 2.3, decoupled vision-language deployment.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from internvl35.model.checkpoint import Checkpoint
 from internvl35.model.composite import VisionLanguageModel
 from internvl35.model.configuration import config_to_dict, read_config
 from internvl35.model.conversion import files_to_copy, pieces_to_write, read_piece
-from internvl35.model.names import Piece
+from internvl35.model.names import Piece, stored_name
 from internvl35.model.processor_files import processor_files
 from internvl35.model.shards import Shards, write_folder
 from internvl35.model.weights import config_text
@@ -61,18 +61,17 @@ def split_checkpoint(
         CheckpointError: if the source cannot be read or a folder cannot be written.
     """
     checkpoint = Checkpoint(Path(source))
-    if checkpoint.router_names:
+    if checkpoint.unused_pieces:
         logger.warning(
-            "%s: the %d tensors of its visual resolution router are left out, neither part has a "
-            "place for them",
-            checkpoint.folder, len(checkpoint.router_names),
-        )  # fmt: skip
+            "%s: its visual resolution router is left out, config.json does not set flash_mode",
+            checkpoint.folder,
+        )
     pieces: dict[Part, dict[str, Piece]] = {"vision": {}, "language": {}}
     for piece in pieces_to_write(checkpoint):
         if piece.name.startswith(_LANGUAGE_PREFIX):
             pieces["language"][piece.name.removeprefix(_LANGUAGE_PREFIX)] = piece
         else:
-            pieces["vision"][piece.name] = piece
+            pieces["vision"][stored_name(piece.name, "hf")] = piece
     files = {"vision": _vision_files(checkpoint), "language": _language_files(checkpoint)}
     folders: dict[Part, Path] = {}
     for part, named in pieces.items():
@@ -125,8 +124,8 @@ def load_vision_part(
         dtype: element type of the weights, by default that of the files.
 
     Returns:
-        A network without a language model, in evaluation mode: ``get_image_features`` works,
-        nothing else does.
+        A network without a language model, in evaluation mode: ``encode_patches``, ``score_tiles``,
+        ``project_tiles`` and ``get_image_features`` work, nothing else does.
 
     Raises:
         CheckpointError: if the folder is not such a part.
@@ -139,10 +138,10 @@ def load_vision_part(
         model = VisionLanguageModel(config)
     del model.language_model
     shards = Shards(Path(folder))
-    state = {name: shards.read(name) for name in shards.tensors}
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    for name in [*shapes, *state]:
-        found, needed = state.get(name), shapes.get(name)
+    in_memory = {stored_name(name, "hf"): name for name, _ in model.named_parameters()}
+    shapes = {stored: model.get_parameter(name).shape for stored, name in in_memory.items()}
+    for name in [*shapes, *shards.tensors]:
+        found, needed = shards.tensors.get(name), shapes.get(name)
         if found is None or found.shape != needed:
             raise CheckpointError(
                 f"{folder} does not hold tower and projector of its config.json: weight {name} has "
@@ -150,5 +149,6 @@ def load_vision_part(
                 f"{None if needed is None else list(needed)}; pass the folder vision of a split "
                 "checkpoint"
             )
+    state = {name: shards.read(stored) for stored, name in in_memory.items()}
     model.load_state_dict(state, assign=True)
     return (model if dtype is None else model.to(dtype)).eval().requires_grad_(False)

@@ -38,14 +38,13 @@ class QueryAttention(nn.Module):
 
     def forward(self, query: Tensor, patches: Tensor) -> Tensor:
         """Read patches ``(N, P, C)`` with one query a tile ``(N, C)``; returns ``(N, C)``."""
-        num_tiles, _, width = patches.shape
-        head_width = width // self.num_heads
-        heads = (num_tiles, -1, self.num_heads, head_width)
-        asked = self.query(query).view(heads).transpose(1, 2) * head_width**-0.5  # (N, H, 1, K)
-        keys = self.key(patches).view(heads).transpose(1, 2)  # (N, H, P, K)
-        values = self.value(patches).view(heads).transpose(1, 2)
+        head_width = query.shape[-1] // self.num_heads
+        heads = (self.num_heads, head_width)
+        asked = self.query(query).unflatten(-1, heads).unsqueeze(2) * head_width**-0.5
+        keys = self.key(patches).unflatten(-1, heads).transpose(1, 2)  # (N, H, P, K)
+        values = self.value(patches).unflatten(-1, heads).transpose(1, 2)
         found = (asked @ keys.transpose(2, 3)).softmax(dim=-1) @ values  # (N, H, 1, K)
-        read: Tensor = self.out_proj(found.transpose(1, 2).reshape(num_tiles, width))
+        read: Tensor = self.out_proj(found.flatten(1))
         return read
 
 

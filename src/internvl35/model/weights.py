@@ -95,12 +95,12 @@ def load_model(
     given_dtype = options.pop("torch_dtype", None) if dtype is None else dtype
     checkpoint = Checkpoint(resolve_checkpoint(name, **where), config)
     loaded_config = copy.deepcopy(checkpoint.config)
-    if checkpoint.router_names:
+    if checkpoint.unused_pieces:
         logger.warning(
-            "%s holds %d tensors of a visual resolution router, which this version does not use: "
-            "every tile gets all of its visual tokens",
-            checkpoint.folder, len(checkpoint.router_names),
-        )  # fmt: skip
+            "%s holds a visual resolution router, but its config.json does not set flash_mode: the "
+            "router is not loaded, every tile gets all of its visual tokens",
+            checkpoint.folder,
+        )
     if checkpoint.has_own_head():
         logger.warning(
             "%s: config.json ties the output head to the embedding, but the files hold a head that "
