@@ -4,6 +4,7 @@ import importlib
 import math
 import pkgutil
 import random
+import re
 import string
 import subprocess
 import sys
@@ -12,10 +13,13 @@ from collections import Counter, defaultdict
 from functools import cache
 
 import pytest
+from seen_print import read_print
 
 import internvl35.data.synthetic
 from internvl35.data.synthetic import FAMILIES, Drawing, draw
 from internvl35.data.synthetic.drawing import Pool, Split
+from internvl35.data.synthetic.printed.words import WORDS
+from internvl35.data.synthetic.talk.talk import TOPICS
 from internvl35.errors import DataError
 
 NUM = 40
@@ -58,23 +62,34 @@ def _drawings(family: str, split: Split, level: float = 1.0) -> tuple[Drawing, .
     return tuple(draw(family, split, index, level) for index in range(NUM))
 
 
+def _print_of(drawing: Drawing) -> list[str]:
+    return [line.text for marks in drawing.marks for line in read_print(marks, blank=0.25)]
+
+
 def _pixels(drawing: Drawing) -> bytes:
     return b"".join(image.tobytes() for image in drawing.images)
+
+
+NOT_OF_FAMILIES = (".patch_labels", ".pages", ".listing")
+"""The first alone needs torch; what the others ask, a test never does."""
 
 
 def _wording_pools() -> dict[str, list[Pool[str]]]:
     """The wordings of each question; those of a dictionary belong to one question."""
     found: dict[int, tuple[str, list[Pool[str]]]] = {}
     package = internvl35.data.synthetic
-    for module in pkgutil.iter_modules(package.__path__):
-        if module.name == "patch_labels":
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        if module.name.endswith(NOT_OF_FAMILIES):
             continue
-        loaded = importlib.import_module(f"{package.__name__}.{module.name}")
-        for name, value in sorted(vars(loaded).items()):
+        for name, value in sorted(vars(importlib.import_module(module.name)).items()):
             pools = list(value.values()) if isinstance(value, dict) else [value]
             if all(isinstance(pool, Pool) and pool.name == "wording" for pool in pools) and pools:
-                found.setdefault(id(value), (f"{module.name}.{name}", pools))
+                found.setdefault(id(value), (f"{module.name.rpartition('.')[2]}.{name}", pools))
+    found |= {id(topic): (f"talk.{topic.answer}", [topic.asked]) for topic in TOPICS}
     return dict(found.values())
+
+
+WORDING_POOLS = _wording_pools()
 
 
 # --- streams ---------------------------------------------------------------------------------
@@ -146,7 +161,7 @@ def test_an_unknown_family_and_an_impossible_level_are_refused() -> None:
 # --- questions and answers -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pools", _wording_pools().values(), ids=_wording_pools())
+@pytest.mark.parametrize("pools", WORDING_POOLS.values(), ids=WORDING_POOLS)
 def test_every_question_has_twelve_wordings_a_fourth_of_them_kept(pools: list[Pool[str]]) -> None:
     seen = [text for pool in pools for text in pool.seen]
     kept = [text for pool in pools for text in pool.kept]
@@ -159,6 +174,27 @@ def test_every_question_has_twelve_wordings_a_fourth_of_them_kept(pools: list[Po
         assert all(text == text.strip() != "" for text in texts)
         fields = {field for text in texts for _, field, _, _ in string.Formatter().parse(text)}
         assert all(field is None or field.isidentifier() for field in fields)
+
+
+def test_no_wording_is_kept_for_one_question_and_seen_in_another() -> None:
+    def bare(text: str) -> str:
+        return re.sub(r"\{\w+\}", "{}", text).lower()
+
+    assert len(WORDING_POOLS) > 100
+    every = [pool for pools in WORDING_POOLS.values() for pool in pools]
+    seen = {bare(text) for pool in every for text in pool.seen}
+    assert not seen & {bare(text) for pool in every for text in pool.kept}
+
+
+@pytest.mark.parametrize(
+    "family", ["bars", "pies", "curves", "receipts", "sums", "rooms", "screens"]
+)
+def test_words_kept_for_the_test_are_printed_by_no_family_in_training(family: str) -> None:
+    kept = {word for pool in WORDS.values() for word in pool.kept}
+    lines = [line for drawing in _drawings(family, "train") for line in _print_of(drawing)]
+    printed = {word for line in lines for word in re.findall("[a-z]+", line.lower())}
+    assert len(printed) > 10
+    assert not kept & printed
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -73,9 +73,9 @@ def _named_things(marks: Sequence[Mark]) -> list[tuple[Box, str]]:
         labels.setdefault(mark.box, {}).setdefault(kind, name)
     found: list[tuple[Box, str]] = []
     for box, kinds in labels.items():
-        name = kinds.get("shape") or kinds.get("furniture") or _part_name(kinds)
-        if name is not None:
-            found.append((box, f"{kinds['colour']} {name}" if "colour" in kinds else name))
+        thing = kinds.get("shape") or kinds.get("furniture") or _part_name(kinds)
+        if thing is not None:
+            found.append((box, f"{kinds['colour']} {thing}" if "colour" in kinds else thing))
     return found
 
 

@@ -46,7 +46,7 @@ COUNT_WORDINGS = wordings(
     "How many {things} does it show?",
     "Count the {things}.",
     "What is the number of {things}?",
-    "Give the number of {things}.",
+    "State the number of {things}.",
     "How many {things} appear in the image?",
     "How many {things} are drawn?",
     "Tell me how many {things} there are.",
@@ -62,7 +62,7 @@ COLOUR_WORDINGS = wordings(
     "In which colour is the {name} drawn?",
     "In what color is the {name} drawn?",
     "What is the colour of the {name}?",
-    "What is the color of the {name}?",
+    "With which color is the {name} drawn?",
     "The {name} has which colour?",
     "Name the color of the {name}.",
     "Tell me the colour of the {name}.",
@@ -149,6 +149,7 @@ _REQUESTS = (
     "\nPlease select the correct answer from the options above.",
 )
 _CLEAR = 10  # units between the middle of a shape and the middle of the canvas
+_SPECIAL_CASES = {"rectangle": "square", "ellipse": "circle"}  # the first may count the second
 _SIDES = {1: (25, 60), 2: (25, 45), 3: (20, 40), 4: (20, 30)}
 
 
@@ -186,7 +187,8 @@ def _name(shape: SvgShape) -> str:
 def _count_questions(rng: random.Random, shapes: Sequence[SvgShape]) -> list[_Question]:
     kinds, colours = [shape.shape for shape in shapes], [shape.colour for shape in shapes]
     listed = f"The code draws {_join([_name(shape) for shape in shapes])}."
-    by_shape = rng.choice(kinds) if rng.random() < 0.75 else rng.choice(SVG_SHAPES)
+    named = kinds if rng.random() < 0.75 else SVG_SHAPES
+    by_shape = rng.choice([shape for shape in named if _SPECIAL_CASES.get(shape) not in kinds])
     by_colour = rng.choice(colours) if rng.random() < 0.8 else rng.choice(SVG_COLOURS)
     asked = (
         (rng.choice(("shapes", "objects")), len(shapes)),

@@ -122,7 +122,7 @@ COLOURED_WORDINGS = wordings(
     "What is the {noun} in {colour}?",
     "Read the {noun} that is {colour}.",
     "What {noun} is printed in {colour} letters?",
-    "Give the {colour} {noun}.",
+    "Give the {noun} that is {colour}.",
     "Write down the {colour} {noun}.",
 )
 """Ways to ask for the one of a colour; ``{noun}`` is word or number."""
@@ -131,7 +131,7 @@ PLACED_WORDINGS = wordings(
     "Which {noun} is {place}?",
     "What is the {noun} {place}?",
     "Read the {noun} {place}.",
-    "What does the {noun} {place} say?",
+    "What {noun} can you read {place}?",
     "Please read the {noun} {place}.",
     "Tell me the {noun} {place}.",
     "Which {noun} stands {place}?",
@@ -146,19 +146,19 @@ PLACED_WORDINGS = wordings(
 
 LARGEST_WORDINGS = wordings(
     "Which {noun} is printed largest?",
-    "What is the largest {noun}?",
-    "Read the largest {noun}.",
+    "What is the {noun} in the largest print?",
+    "Read the {noun} that is printed largest.",
     "Read the {noun} in the largest print.",
     "Which {noun} has the biggest characters?",
     "Which {noun} is in the biggest print?",
     "What is the {noun} in large print?",
     "Tell me the {noun} in the biggest print.",
-    "Please read the biggest {noun}.",
-    "What does the biggest {noun} say?",
+    "Please read the {noun} in the biggest print.",
+    "What does the {noun} in the biggest print say?",
     "Which {noun} is set in the largest size?",
     "Give the {noun} that is printed largest.",
 )
-"""Ways to ask for the one in the largest print."""
+"""Ways to ask for the one in the largest print; "the largest number" would mean another."""
 
 INK_WORDINGS = wordings(
     "What colour is the {noun} {text}?",

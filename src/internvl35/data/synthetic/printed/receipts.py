@@ -114,13 +114,13 @@ ALL_WORDINGS = wordings(
 ITEMS: Pool[str] = Pool.split(
     "item",
     (
-        "milk", "bread", "tea", "apple", "coffee", "rice", "eggs", "butter", "cheese", "soap",
-        "salt", "honey", "soup", "banana", "juice", "water", "sugar", "fish", "beans", "lamp",
-        "towel", "pasta", "tomato", "lemon", "cake", "pen", "book", "ham", "jam", "nuts", "oil",
-        "onion", "pizza", "salad", "yogurt", "cup", "brush", "candle", "flour", "grapes", "peach",
-        "socks", "hat", "paper", "potato", "cookie", "melon", "carrot", "beef", "corn", "cream",
-        "glue", "key", "mango", "mustard", "olives", "pepper", "plum", "rope", "shirt", "spoon",
-        "ticket", "toast", "vase",
+        "milk", "bread", "tea", "syrup", "coffee", "rice", "eggs", "butter", "cheese", "soap",
+        "salt", "basil", "soup", "banana", "juice", "tofu", "sugar", "fish", "beans", "tongs",
+        "towel", "pasta", "tomato", "dates", "cake", "pen", "book", "ham", "jam", "nuts", "oil",
+        "leeks", "pizza", "salad", "yogurt", "cress", "brush", "candle", "flour", "grapes", "peach",
+        "socks", "hat", "yarn", "potato", "cookie", "melon", "carrot", "beef", "corn", "cream",
+        "twine", "key", "mango", "mustard", "olives", "pepper", "plum", "rope", "vest", "spoon",
+        "ticket", "toast", "broom",
     ),
 )  # fmt: skip
 """Things to buy."""

@@ -153,22 +153,38 @@ vacation valuable vertical vineyard volcanic warranty watering weekdays wildlife
 yourself
 """
 
-_ALL = _LIST.split()
+_PRINTED_ELSEWHERE = """
+apple at ball banana bath beef bike bread cake camera chair corner cream day desk dog drama each
+farm floor glass glue green key kite logic music mustard net no now october pen pepper real rope
+row salad shirt shop skirt sport stove street table toast west wind wood
+"""
+
+_SPLIT = {
+    length: Pool.split("word", tuple(word for word in _LIST.split() if len(word) == length))
+    for length in range(2, 9)
+}
+
+HELD_BACK: frozenset[str] = frozenset(word for pool in _SPLIT.values() for word in pool.kept)
+"""Words that are chosen for no picture of training."""
 
 WORDS: dict[int, Pool[str]] = {
-    length: Pool.split("word", tuple(word for word in _ALL if len(word) == length))
-    for length in range(2, 9)
+    length: Pool(
+        pool.name,
+        pool.seen,
+        # Charts, receipts, screens and plans print some in training, too, so they show nothing new.
+        tuple(word for word in pool.kept if word not in _PRINTED_ELSEWHERE.split()),
+    )
+    for length, pool in _SPLIT.items()
 }
 """Common words by length, in lower case."""
 
 MAX_LENGTH = 8
 """Most characters of a word or a number."""
 
-_KEPT = frozenset(word for pool in WORDS.values() for word in pool.kept)
 _CONSONANTS, _VOWELS = "bcdfghjklmnprstvwz", "aeiou"
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _CODE = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
-_SINGLE = "ABDEFGHLMNQRTabdefghmnqrt23456789"
+_SINGLE = "ABDEFGHLMNQRTabdefghmnqrt"
 _BOTH_CASES_ALIKE = frozenset("cosuvwxz")
 _CONFUSABLE = ("rn", "vv", "nn", "cl", "ll")  # may pass for m, w, m, d, U
 
@@ -186,7 +202,8 @@ def set_case(rng: random.Random, word: str) -> str:
     if style < 0.5:
         return word.upper()
     # A capital I and a small l are one line in many fonts: no word begins with that capital alone.
-    return word if style < 0.78 or word[0] == "i" else word.capitalize()
+    is_lower = style < 0.78 or word[0] == "i" or word[1:] == "l"  # nor ends with a lone l after one
+    return word if is_lower else word.capitalize()
 
 
 def choose_english(chance: Chance, length: int) -> str:
@@ -214,7 +231,7 @@ def choose_word(chance: Chance, length: int) -> str:
     """
     rng = chance.rng
     if length == 1:
-        return rng.choice(_SINGLE[:-8])
+        return rng.choice(_SINGLE)
     style = rng.random()
     if style < 0.5:
         return set_case(rng, choose_english(chance, length))
@@ -227,7 +244,7 @@ def choose_word(chance: Chance, length: int) -> str:
             )
         else:
             word = "".join(rng.choices(_LETTERS, k=length))
-        if word not in _KEPT and not any(pair in word for pair in _CONFUSABLE):
+        if word not in HELD_BACK and not any(pair in word for pair in _CONFUSABLE):
             return set_case(rng, word)
 
 

@@ -60,7 +60,7 @@ _BOX_USE_WORDINGS = wordings(
     "Please give the bounding box of the icon to {use}.",
     "Detect the icon to {use}.",
     "Find the icon to {use} and give its box.",
-    "Please provide the bounding box of the region this sentence describes: <ref>{use}</ref>",
+    "Please give the bounding box of the region this sentence describes: <ref>{use}</ref>",
 )
 
 
@@ -230,7 +230,7 @@ COUNT_WORDINGS = wordings(
     "How many {things} does the screen have?",
     "What is the number of {things}?",
     "How many {things} can you see?",
-    "Tell me how many {things} there are.",
+    "Say how many {things} there are.",
     "Give the number of {things}.",
     "How many {things} are shown?",
     "How many {things} does this screen show?",

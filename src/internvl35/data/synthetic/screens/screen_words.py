@@ -7,12 +7,10 @@ counterpart in the paper.
 from __future__ import annotations
 
 from internvl35.data.synthetic.drawing import Chance
-from internvl35.data.synthetic.printed.words import WORDS, choose_english
-
-_KEPT = frozenset(word for pool in WORDS.values() for word in pool.kept)
+from internvl35.data.synthetic.printed.words import HELD_BACK, WORDS, choose_english
 
 LABELS: dict[str, tuple[str, ...]] = {
-    kind: tuple(label.replace("_", " ") for label in text.split() if label.lower() not in _KEPT)
+    kind: tuple(label.replace("_", " ") for label in text.split() if label.lower() not in HELD_BACK)
     for kind, text in {
         "button": (
             "Save Cancel OK Apply Submit Reset Print Share Copy Paste Retry Skip Start Stop Accept "
@@ -54,7 +52,7 @@ LABELS: dict[str, tuple[str, ...]] = {
 """Labels that suit one kind of element, without words that are kept for the test."""
 
 _SUITING = frozenset(label.lower() for labels in LABELS.values() for label in labels)
-_COMMON = frozenset(word for pool in WORDS.values() for word in (*pool.seen, *pool.kept))
+_COMMON = frozenset(word for pool in WORDS.values() for word in pool.seen) | HELD_BACK
 
 ICON_USES: dict[str, tuple[str, str, str, str]] = {
     "house": ("go home", "go to the home page", "return to the home screen", "get back home"),

@@ -37,7 +37,7 @@ WORDINGS = wordings(
     "Count the {things} in this image.",
     "What is the number of {things}?",
     "Give the number of {things}.",
-    "Tell me how many {things} there are.",
+    "Please say how many {things} there are.",
     "In this picture, how many {things} are there?",
 )
 """Ways to ask for a number; ``{things}`` is a plural."""

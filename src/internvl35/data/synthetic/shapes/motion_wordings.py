@@ -80,7 +80,7 @@ BEFORE_WORDINGS = wordings(
     "In the video, does the {one} appear {when} the {two}?",
     "Yes or no: the {one} appears {when} the {two}.",
     "Did the {one} come {when} the {two}?",
-    "Do you see the {one} {when} the {two}?",
+    "Can the {one} be seen {when} the {two}?",
     "Would you say that the {one} comes {when} the {two}?",
     "Did the {one} appear {when} the {two}?",
     "The {one} appears {when} the {two}. True? Answer yes or no.",

@@ -35,7 +35,7 @@ SIDE_WORDINGS = wordings(
     "Does the {one} stand to the left or to the right of the {two}?",
     "Left or right: where is the {one}, seen from the {two}?",
     "Which is it: is the {one} left or right of the {two}?",
-    "Tell me whether the {one} is left or right of the {two}.",
+    "Say whether the {one} is left or right of the {two}.",
     "Is the {one} on the left or on the right of the {two}?",
     "Look at the {one} and the {two}. Is the first one left or right of the second?",
     "To which side of the {two} is the {one}? Answer left or right.",

@@ -36,7 +36,7 @@ COLOUR_WORDINGS = wordings(
     "Name the colour of the {name}.",
     "Tell me the color of the {name}.",
     "The {name} has which colour?",
-    "What is the colour of the {name}?",
+    "What colour has the {name}?",
     "What is the color of the {name}?",
     "Say the colour of the {name}.",
     "In which colour is the {name} drawn?",
@@ -65,7 +65,7 @@ WHOLE_WORDINGS = wordings(
     "What is in the picture?",
     "What is in this image?",
     "What do you see?",
-    "What can you see in the picture?",
+    "What can be seen in the picture?",
     "Name the object and its colour.",
     "What does the picture show?",
     "What is shown here?",
@@ -208,10 +208,12 @@ def _ask_presence(chance: Chance, things: list[Thing], known: list[str]) -> Turn
             PRESENT_WORDINGS, "yes", "there", parts={"name": with_article(thing.name)}
         )
     # One of the two is there, or neither would have to be looked for together.
+    # A square is a rectangle, too.
     if rng.random() < 0.5:
-        colour = rng.choice([name for name in known if name != colour])
+        alike = (shape, "square" if shape == "rectangle" else shape)
+        taken = {other.colour for other in things if other.shape in alike}
+        colour = rng.choice([name for name in known if name not in taken])
     else:
-        # A square is a rectangle, too.
         left_out = {shape, "rectangle" if shape == "square" else shape}
         shape = rng.choice([name for name in SHAPES if name not in left_out])
     name = with_article(f"{colour} {shape}")

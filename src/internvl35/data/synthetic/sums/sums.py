@@ -59,6 +59,7 @@ class Sums:
         """Draw one of four sorts of picture; a higher level has more and larger numbers."""
         make = chance.rng.choice((_draw_shapes, _draw_prices, _draw_counts, _draw_printed))
         while True:
+            chance = chance.begin_again()
             (image, marks), turns = make(chance)
             if turns:
                 break

@@ -75,14 +75,8 @@ def _photograph(chance: Chance) -> Drawing:
     asked.append(
         chance.turn(counting.WORDINGS, CANNOT_TELL, "photograph", parts={"things": things})
     )
-    asked.append(
-        chance.turn(
-            shapes.COLOUR_WORDINGS,
-            CANNOT_TELL,
-            "photograph",
-            parts={"name": rng.choice((shape, chance.pick(NOUNS)))},
-        )
-    )
+    name = shape if rng.random() < 0.5 else chance.pick(NOUNS)
+    asked.append(_ask_colour(chance, name, CANNOT_TELL, "photograph"))
     mark = Mark("part:photo", (0, 0, canvas.width, canvas.height))
     return Drawing("honesty", (image,), _some(chance, asked), ((mark,),), unseen=chance.unseen)
 
@@ -132,8 +126,8 @@ def _shapes(chance: Chance) -> Drawing:
     )
 
 
-def _ask_colour(chance: Chance, shape: str, answer: str, kind: str) -> Turn:
-    return chance.turn(shapes.COLOUR_WORDINGS, answer, kind, parts={"name": shape})
+def _ask_colour(chance: Chance, name: str, answer: str, kind: str) -> Turn:
+    return chance.turn(shapes.COLOUR_WORDINGS, answer, kind, parts={"name": name})
 
 
 def _ask_shape(chance: Chance, colour: str, answer: str, kind: str) -> Turn:
@@ -160,6 +154,5 @@ def _words(chance: Chance) -> Drawing:
         parts = {"things": plural(rng.choice(SHAPES))}
         asked[0] = chance.turn(counting.WORDINGS, NO_PICTURE, "no picture", parts=parts)
     if rng.random() < 0.5:
-        parts = {"name": rng.choice(SHAPES)}
-        asked[1] = chance.turn(shapes.COLOUR_WORDINGS, NO_PICTURE, "no picture", parts=parts)
+        asked[1] = _ask_colour(chance, rng.choice(SHAPES), NO_PICTURE, "no picture")
     return Drawing("honesty", (), _some(chance, asked), unseen=chance.unseen)

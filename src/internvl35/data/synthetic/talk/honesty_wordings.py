@@ -33,11 +33,11 @@ MISSING_WORDINGS = wordings(
     "What colour is the {name}?",
     "What color is the {name}?",
     "Where is the {name}?",
-    "What is the colour of the {name}?",
+    "What colour has the {name}?",
     "Describe the {name}.",
     "How big is the {name}?",
     "What is next to the {name}?",
-    "What does the {name} look like?",
+    "How does the {name} look?",
     "Tell me the color of the {name}.",
     "What is the {name} doing?",
     "What is behind the {name}?",
@@ -45,7 +45,7 @@ MISSING_WORDINGS = wordings(
     "What is on the {name}?",
     "Which colour does the {name} have?",
     "How old is the {name}?",
-    "Name the colour of the {name}.",
+    "Say which colour the {name} has.",
     "What is the {name} made of?",
     "What is the {name} wearing?",
     "Why is the {name} there?",
@@ -53,7 +53,7 @@ MISSING_WORDINGS = wordings(
     "What is in front of the {name}?",
     "Is the {name} happy or sad?",
     "What is the name of the {name}?",
-    "What is the color of the {name}?",
+    "What color has the {name}?",
 )
 """Questions about a single thing as if it were there."""
 
