@@ -60,8 +60,8 @@ def _threshold(name: str, settings: FlashSettings, config: InternVLChatConfig) -
     value: float | None = getattr(config, f"flash_{name}") if own is None else own
     if value is None:
         raise ConfigError(
-            f"the policy {settings.policy!r} needs a {name}, which neither the request nor the "
-            f"checkpoint's config.json (flash_{name}) names; pass one from 0 to 1"
+            f"the policy {settings.policy!r} needs {name}, which neither the request nor the "
+            f"checkpoint's config.json (flash_{name}) names; pass a number from 0 to 1"
         )
     return value
 
