@@ -13,7 +13,18 @@ from typing import Annotated
 
 import typer
 
-from internvl35.commands import chat, convert, data, export, finetune, infer, models, recipes, train
+from internvl35.commands import (
+    chat,
+    convert,
+    data,
+    export,
+    finetune,
+    infer,
+    models,
+    recipes,
+    train,
+    vico,
+)
 from internvl35.commands.flags import FlagCommand
 from internvl35.commands.launch import hand_over_failure
 from internvl35.commands.terminal import printable
@@ -37,6 +48,7 @@ app.command("convert")(convert.convert)
 app.add_typer(data.app)
 app.command("sft", cls=FlagCommand)(finetune.sft)
 app.command("pt", cls=FlagCommand)(finetune.pt)
+app.command("vico", cls=FlagCommand)(vico.vico)
 app.command("infer", cls=FlagCommand)(infer.infer)
 app.command("export", cls=FlagCommand)(export.export)
 app.command("recipes")(recipes.show_recipes)

@@ -1,7 +1,8 @@
 """``internvl35 sft`` and ``internvl35 pt``: fine-tuning and pre-training on data sets of one's own.
 
-Flags are read by :mod:`internvl35.commands.flags`, training is left to
-:mod:`internvl35.train.finetune`. Paper section 2.2.
+What other commands that train on data sets share with them stands here too. Flags are read by
+:mod:`internvl35.commands.flags`, training is left to :mod:`internvl35.train.finetune`. Paper section
+2.2.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ import typer
 from internvl35.commands.flags import GivenFlags, spread_flags
 from internvl35.commands.launch import is_main_process, launch_processes
 from internvl35.commands.terminal import paused_collection, silence_libraries, spinner
+from internvl35.errors import ConfigError
 from internvl35.train.arguments import build_settings
 from internvl35.train.settings import FinetuneSettings
+from internvl35.train.vico_settings import VicoRunSettings
 
 if TYPE_CHECKING:
     from internvl35.train.finetune import FinetuneResult
 
-Command = Literal["sft", "pt"]
+Command = Literal["sft", "pt", "vico"]
 
 PRETRAINING: Mapping[str, Any] = {"loss_scale": "all"}
 """Where ``pt`` differs from ``sft``: every token of every row carries loss."""
@@ -84,15 +87,16 @@ def choose_settings(
         from internvl35.train.recipes import find_recipe
 
         values |= find_recipe(recipe).settings
-    values |= _resumed(given)  # a recipe that the run began with is among them
+    values |= _resumed(command, given)  # a recipe that the run began with is among them
     for names in EXCLUSIVE:
         if any(given.get(name) for name in names):
             for name in names:
                 values.pop(name, None)
-    return build_settings(values | dict(given))
+    base = VicoRunSettings() if command == "vico" else FinetuneSettings()
+    return build_settings(values | dict(given), base)
 
 
-def _resumed(given: Mapping[str, Any]) -> dict[str, Any]:
+def _resumed(command: Command, given: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of the run that is gone on with, so that none has to be given again."""
     place = given.get("resume_from_checkpoint")
     if place is None or given.get("resume_only_model"):
@@ -101,6 +105,12 @@ def _resumed(given: Mapping[str, Any]) -> dict[str, Any]:
     from internvl35.train.run_folder import FACTS, read_arguments
 
     arguments = read_arguments(find_checkpoint(Path(place).expanduser()))
+    began = arguments.get("command")
+    if (began == "vico") != (command == "vico"):
+        raise ConfigError(
+            f"the run of {place} began with internvl35 {began}; go on with that command, or pass "
+            "resume_only_model true for a new run that begins with these weights"
+        )
     left_out = (*FACTS, "resume_from_checkpoint", "resume_only_model")
     return {name: value for name, value in arguments.items() if name not in left_out}
 
@@ -109,7 +119,7 @@ def run_finetuning(command: Command, flags: GivenFlags, recipe: str | None) -> N
     """Train in this process, or in several that it starts.
 
     Args:
-        command: which of the two.
+        command: which of them.
         flags: what the user gave.
         recipe: name of a recipe.
     """

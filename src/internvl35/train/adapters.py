@@ -11,14 +11,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from internvl35.errors import CheckpointError, ConfigError
 from internvl35.model.composite import VisionLanguageModel
@@ -317,30 +317,13 @@ def merge_adapters(model: VisionLanguageModel) -> VisionLanguageModel:
     Raises:
         CheckpointError: if the network is quantised.
     """
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils.other import AuxiliaryTrainingWrapper
-
     if getattr(model, "is_quantized", False):
         raise CheckpointError(
             "adapters cannot be merged into quantised weights without loss; load the checkpoint "
             "without quantisation, then the adapters, then merge"
         )
-    wrappers = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)
-    }
-    for name, module in wrappers.items():
-        if any(name.startswith(f"{outer}.") for outer in _outer_names(name, wrappers)):
-            continue
-        if hasattr(module, "unload_and_optionally_merge_module"):
-            plain = module.unload_and_optionally_merge_module(
-                merge=True, safe_merge=True, adapter_names=None
-            )
-        else:
-            module.merge(safe_merge=True)
-            plain = module.get_base_layer()
-        model.set_submodule(name, plain)
+    for name, layer in adapted_layers(model).items():
+        model.set_submodule(name, merge_layer(layer))
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     if hasattr(model, "peft_config"):
@@ -348,6 +331,43 @@ def merge_adapters(model: VisionLanguageModel) -> VisionLanguageModel:
     return model
 
 
-def _outer_names(name: str, names: Iterable[str]) -> list[str]:
-    """Those among names that a path leads through."""
-    return [other for other in names if name.startswith(f"{other}.")]
+def adapted_layers(model: nn.Module) -> dict[str, Any]:
+    """Find the layers that adapters were put into.
+
+    Args:
+        model: a network with or without adapters.
+
+    Returns:
+        Path to PEFT's layer; where they are nested, the outermost ones.
+    """
+    if not getattr(model, "peft_config", None):
+        return {}
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    found: dict[str, Any] = {}
+    for name, module in model.named_modules():  # outer ones come first
+        is_adapted = isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)
+        if is_adapted and not any(name.startswith(f"{outer}.") for outer in found):
+            found[name] = module
+    return found
+
+
+def merge_layer(layer: Any) -> nn.Module:
+    """Add a layer's adapters to its weights.
+
+    Args:
+        layer: PEFT's layer; it is of no use afterwards.
+
+    Returns:
+        The layer without adapters.
+    """
+    plain: nn.Module
+    if hasattr(layer, "unload_and_optionally_merge_module"):
+        plain = layer.unload_and_optionally_merge_module(
+            merge=True, safe_merge=True, adapter_names=None
+        )
+    else:
+        layer.merge(safe_merge=True)
+        plain = layer.get_base_layer()
+    return plain

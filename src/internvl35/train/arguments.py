@@ -61,7 +61,8 @@ def flatten_settings(settings: FinetuneSettings) -> dict[str, Any]:
         Flag name to value; tuples become lists, and secrets None.
     """
     flat: dict[str, Any] = {}
-    for name, group in setting_groups().items():
+    kind: type = type(settings)
+    for name, group in setting_groups(kind).items():
         owner = getattr(settings, group)
         value = getattr(owner, name)
         is_secret = next(f for f in fields(owner) if f.name == name).metadata.get(SECRET, False)
@@ -76,16 +77,18 @@ def build_settings(
 
     Args:
         values: flag name to value; lists stand for tuples.
-        base: settings of what is not named; the defaults where None.
+        base: settings of what is not named, which decide on the kind of settings too; the defaults
+            of ``sft`` where None.
 
     Returns:
-        The settings, checked by their own rules.
+        The settings, of the same class as ``base`` and checked by their own rules.
 
     Raises:
         ConfigError: if a name is unknown, or a value of another type or out of range.
     """
     base = FinetuneSettings() if base is None else base
-    groups, kinds = setting_groups(), setting_types()
+    owner: type = type(base)
+    groups, kinds = setting_groups(owner), setting_types(owner)
     changes: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
         if name not in groups:

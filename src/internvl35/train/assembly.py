@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from internvl35.data.tokenizer import load_tokenizer
 from internvl35.errors import ConfigError
@@ -18,17 +19,18 @@ from internvl35.model.composite import VisionLanguageModel
 from internvl35.model.configuration import InternVLChatConfig, Layout, read_config
 from internvl35.model.hub import resolve_checkpoint
 from internvl35.model.publish import choose_hub
-from internvl35.train.adapters import add_adapters, load_base
+from internvl35.train.adapters import load_base
 from internvl35.train.attention import use_packed_attention
 from internvl35.train.deepspeed import start_deepspeed
 from internvl35.train.distributed import Workers, spread_module
 from internvl35.train.drop_path import add_drop_path
+from internvl35.train.objective import Objective, SupervisedObjective, Surroundings
 from internvl35.train.optimizers import build_optimizers
 from internvl35.train.resolution import resolve_accumulation, resolve_learning_rate
 from internvl35.train.settings import FinetuneSettings
-from internvl35.train.sft import Trainee, count_experts, recompute_activations
+from internvl35.train.sft import recompute_activations
 from internvl35.train.stepping import Stepper
-from internvl35.train.trainable import freeze_parts, parameter_groups, use_float32_masters
+from internvl35.train.trainable import FLASH_PARTS, parameter_groups, use_float32_masters
 
 UNIT_CLASSES = (
     "InternVLVisionLayer", "Qwen3DecoderLayer", "Qwen3MoeDecoderLayer", "GptOssDecoderLayer",
@@ -101,13 +103,19 @@ def _check_dtype(name: str | None) -> None:
         )
 
 
-def assemble(start: Start, settings: FinetuneSettings, workers: Workers) -> Assembly:
+def assemble(
+    start: Start,
+    settings: FinetuneSettings,
+    workers: Workers,
+    objective: Objective | None = None,
+) -> Assembly:
     """Load the weights and make everything that trains.
 
     Args:
         start: the checkpoint begun from.
         settings: of the run.
         workers: the processes of the run.
+        objective: what is learnt; the answers of the rows where None.
 
     Returns:
         Network, loss module and optimizers, on this process's device.
@@ -116,7 +124,7 @@ def assemble(start: Start, settings: FinetuneSettings, workers: Workers) -> Asse
         CheckpointError: if the checkpoint does not fit its config.
         ConfigError: if nothing would be trained, or the settings do not go together.
     """
-    chosen = settings.optimization
+    chosen, objective = settings.optimization, objective or SupervisedObjective(settings)
     is_sharded = settings.distributed.fsdp == "full_shard" and workers.world_size > 1
     if is_sharded and settings.adapter.quant_bits is not None:
         raise ConfigError(
@@ -131,35 +139,29 @@ def assemble(start: Start, settings: FinetuneSettings, workers: Workers) -> Asse
     )
     _check_dtype(str(compute_dtype).removeprefix("torch."))
     torch.manual_seed(chosen.seed)  # adapters are alike on all processes
-    if settings.adapter.tuner_type == "lora":
-        add_adapters(model, settings.adapter, settings.freeze)
-    else:
-        freeze_parts(model, settings.freeze)
+    objective.prepare(model)
     if chosen.gradient_checkpointing:
         recompute_activations(model)
     if chosen.drop_path_rate:
         add_drop_path(model, chosen.drop_path_rate)
-    trainee = Trainee(
-        model,
-        averaging=chosen.loss_reduction,
-        ce_chunk_size=chosen.ce_chunk_size,
-        router_loss_coef=_router_loss_coef(model, chosen.router_aux_loss_coef),
-        keep_dummy_tile=_needs_dummy_tile(model, settings, workers),
-    )
+    keep_dummy_tile = _needs_dummy_tile(model, settings, workers)
+    pad_token_id = int(start.tokenizer.pad_token_id)
+    trainee = objective.make_module(model, Surroundings(pad_token_id, keep_dummy_tile, device))
     stepper = _spread(trainee, settings, workers, compute_dtype, is_sharded=is_sharded)
     if settings.packing.packing:
         given = settings.model.attn_impl
-        use_packed_attention(
-            model,
-            is_half=compute_dtype != torch.float32,
-            has_flash=None if given is None else given == "flash_attn",
-        )
+        for network in objective.networks(model):
+            use_packed_attention(
+                network,
+                is_half=compute_dtype != torch.float32,
+                has_flash=None if given is None else given == "flash_attn",
+            )
     torch.manual_seed(chosen.seed + workers.rank)  # dropout is not
     return Assembly(model, stepper, compute_dtype)
 
 
 def _spread(
-    trainee: Trainee,
+    trainee: nn.Module,
     settings: FinetuneSettings,
     workers: Workers,
     compute_dtype: torch.dtype,
@@ -180,19 +182,6 @@ def _spread(
     return Stepper(module, optimizers, chosen.max_grad_norm)
 
 
-def _router_loss_coef(model: VisionLanguageModel, given: float) -> float:
-    """Weight of the loss of routers: as given, or as the checkpoint's config says."""
-    num_experts, _ = count_experts(model)
-    if num_experts:
-        own: float = model.config.text_config.router_aux_loss_coef
-        return own if given == -1 else given
-    if given > 0:
-        raise ConfigError(
-            f"router_aux_loss_coef is {given}, but this network has no experts; leave it out"
-        )
-    return 0.0
-
-
 def _needs_dummy_tile(
     model: VisionLanguageModel, settings: FinetuneSettings, workers: Workers
 ) -> bool:
@@ -206,7 +195,8 @@ def _needs_dummy_tile(
         return True
     is_vision_trained = any(
         parameter.requires_grad
-        for part in (model.vision_tower, model.multi_modal_projector)
+        for name in ("vision_tower", "multi_modal_projector", *FLASH_PARTS)
+        if (part := getattr(model, name, None)) is not None
         for parameter in part.parameters()
     )
     is_language_trained = any(p.requires_grad for p in model.language_model.parameters())

@@ -149,10 +149,12 @@ def _title(folder: Path, args: Mapping[str, Any]) -> str:
 
 
 def _summary(folder: Path, args: Mapping[str, Any]) -> str:
-    kind = "Pre-trained further" if args.get("command") == "pt" else "Fine-tuned"
+    vico = f"Trained by ViCO (stage {args.get('stage')})"
+    kinds = {"pt": "Pre-trained further", "vico": vico}
+    kind = kinds.get(str(args.get("command")), "Fine-tuned")
     how = "by adapters (LoRA)"
     if not _is_adapter(folder):
-        is_merged = args.get("tuner_type") == "lora"
+        is_merged = args.get("tuner_type") == "lora" and args.get("stage") != "router"
         how = f"{how}, which are merged into its weights" if is_merged else "in all trained weights"
     version = str(args.get("internvl35_version") or "")
     by = f"internvl35 {version}" if version[:1].isdigit() else "internvl35"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,13 +28,16 @@ class FigureWindow:
     """Steps summed up."""
 
     @classmethod
-    def restore(cls, saved: Mapping[str, Any] | None = None) -> FigureWindow:
+    def restore(
+        cls, saved: Mapping[str, Any] | None = None, others: Sequence[str] = ()
+    ) -> FigureWindow:
         """Begin empty, or with what a checkpoint kept.
 
         Args:
             saved: what :meth:`keep` gave.
+            others: names of further sums over a step that are summed up.
         """
-        sums = dict.fromkeys(_SUMMED, 0.0)
+        sums = dict.fromkeys((*_SUMMED, *others), 0.0)
         if saved is None:
             return cls(sums)
         return cls(sums | dict(saved["sums"]), int(saved["num_steps"]))
@@ -51,16 +54,23 @@ class FigureWindow:
             seconds: it took.
         """
         values = {name: getattr(figures, name) for name in _SUMMED if name != "seconds"}
-        for name, value in (values | {"seconds": seconds}).items():
-            self.sums[name] += value
+        values |= {"seconds": seconds} | dict(figures.others)
+        for name in self.sums:
+            self.sums[name] += values[name]
         self.num_steps += 1
 
-    def close(self, learning_rate: float, device: torch.device) -> dict[str, float]:
+    def close(
+        self,
+        learning_rate: float,
+        device: torch.device,
+        describe: Callable[[Mapping[str, float]], Mapping[str, float]] | None = None,
+    ) -> dict[str, float]:
         """Turn the sums into a line of figures and begin anew.
 
         Args:
             learning_rate: of the last step.
             device: whose memory is told.
+            describe: from the sums to further figures.
 
         Returns:
             Figures under the names of ``logging.jsonl``.
@@ -77,7 +87,9 @@ class FigureWindow:
             "memory(GiB)": peak_memory_gib(device),
             "train_speed(s/it)": seconds / count,
         }
-        self.sums, self.num_steps = dict.fromkeys(_SUMMED, 0.0), 0
+        if describe is not None:
+            line |= describe(sums)
+        self.sums, self.num_steps = dict.fromkeys(sums, 0.0), 0
         return line
 
 

@@ -1,7 +1,7 @@
-"""A run of supervised fine-tuning or pre-training, from settings to its last checkpoint.
+"""A run of training on a data set, from settings to its last checkpoint.
 
-Settings, rows, plan, network, loop, figures and checkpoints have files of their own; this one
-decides in which order they are used. Paper section 2.2.
+Settings, objective, rows, plan, network, loop, figures and checkpoints have files of their own;
+this one decides in which order they are used. Paper sections 2.2 and 2.3.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from internvl35.train.failures import explain_failure, is_consequence
 from internvl35.train.feed import feed_once, feed_steps
 from internvl35.train.figures import FigureWindow, peak_memory_gib
 from internvl35.train.loop import StepFigures, TrainingLoop
+from internvl35.train.objective import Objective, SupervisedObjective
 from internvl35.train.packages import check_packages
 from internvl35.train.plan import Plan
 from internvl35.train.reports import CountingBar, TrainingReport
@@ -43,9 +44,10 @@ from internvl35.train.rows import (
 from internvl35.train.run_folder import VAL_FILE, RunFolder, make_run_folder
 from internvl35.train.schedule import Schedule, count_warmup_steps
 from internvl35.train.settings import FinetuneSettings
-from internvl35.train.sft import batch_weight
 from internvl35.train.state import load_state, save_state, state_file
 from internvl35.train.trainable import count_parameters, describe_counts
+from internvl35.train.vico import choose_vico_objective
+from internvl35.train.vico_settings import VicoRunSettings
 from internvl35.train.writing import write_weights
 
 
@@ -71,8 +73,8 @@ def finetune(settings: FinetuneSettings, *, command: str = "sft") -> FinetuneRes
     Every process of a run started by torchrun calls this.
 
     Args:
-        settings: of the run.
-        command: ``sft`` or ``pt``, for the record.
+        settings: of the run; their kind decides on what is learnt.
+        command: ``sft``, ``pt`` or ``vico``, for the record.
 
     Returns:
         Where the run ended.
@@ -106,10 +108,11 @@ class _Run:
     def __init__(self, settings: FinetuneSettings, command: str, workers: Workers) -> None:
         self.workers = workers
         self.settings, self.checkpoint = settle_beginning(settings)
+        self.objective = _choose_objective(self.settings)
         self.command = command
         self.folder = Path()
         self.report: TrainingReport | None = None
-        self.window = FigureWindow.restore()
+        self.window = FigureWindow.restore(others=self.objective.others)
         self.seconds = 0.0
         self.best_metric: float | None = None
         self.best_checkpoint: Path | None = None
@@ -123,13 +126,14 @@ class _Run:
         check_packages(settings)
         chosen_rows = choose_rows(settings, workers)
         start = find_start(settings, workers)
+        self.objective.check_start(start.config)
         self.folder = Path(workers.tell(str(self._choose_folder())))
         with CountingBar(is_shown=workers.is_main) as bar:
             rows = prepare_rows(
                 chosen_rows, start, settings, workers, self.folder,
                 is_resumed=self.checkpoint is not None, show_progress=bar.count,
             )  # fmt: skip
-        assembly = assemble(start, settings, workers)
+        assembly = assemble(start, settings, workers, self.objective)
         chosen = settings.optimization
         num_steps = rows.plan.num_steps
         loop = TrainingLoop(
@@ -141,8 +145,9 @@ class _Run:
                 chosen.wsd_decay_ratio,
             ),
             workers,
-            lambda batch: batch_weight(batch, chosen.loss_reduction),
+            self.objective.weigh,
             compute_dtype=assembly.compute_dtype,
+            others=self.objective.others,
         )
         if self.checkpoint is not None:
             self._restore(loop, assembly, rows)
@@ -217,7 +222,8 @@ class _Run:
         loop.step = int(progress["step"])
         check_progress(self.checkpoint, loop.step, rows.plan.num_steps)
         rows.bad_train.restore(progress["bad_rows"])
-        self.window = FigureWindow.restore(progress["window"])
+        self.objective.restore(progress["objective"])
+        self.window = FigureWindow.restore(progress["window"], self.objective.others)
         self.seconds = float(progress["seconds"])
         best = self.folder / str(progress["best_checkpoint"])
         if best.is_dir():  # a later and better one may have taken its place, and be undone now
@@ -234,6 +240,7 @@ class _Run:
         for figures in loop.run(steps):
             took, started = time.perf_counter() - started, time.perf_counter()
             self.seconds += took
+            self.objective.end_step(self.workers)
             self._after_step(loop, rows, figures, took)
             if rows.val_groups and self._is_due("eval", loop.step, rows.plan):
                 self._evaluate(loop, rows)
@@ -253,9 +260,10 @@ class _Run:
         run, num_steps = self.settings.run, rows.plan.num_steps
         is_first = loop.step == 1 and run.logging_first_step
         if is_first or loop.step % run.logging_steps == 0 or loop.step == num_steps:
-            line = self.window.close(figures.learning_rate, self.workers.device)
+            describe = self.objective.figures
+            line = self.window.close(figures.learning_rate, self.workers.device, describe)
             if self.report is not None:
-                self.report.log_step(loop.step, line)
+                self.report.log_step(loop.step, self._named(line))
         if self.report is not None:
             self.report.advance(loop.step, {"loss": figures.loss})
 
@@ -274,7 +282,14 @@ class _Run:
             return plan.is_epoch_end(step)
         return strategy == "steps" and step % every == 0
 
+    def _named(self, line: dict[str, float]) -> dict[str, float]:
+        """Figures by the names that fit what is learnt."""
+        names = {"token_acc": self.objective.accuracy}
+        return {names.get(name, name): value for name, value in line.items()}
+
     def _evaluate(self, loop: TrainingLoop, rows: PreparedRows) -> None:
+        if not self.objective.can_evaluate:
+            return
         batches = feed_once(
             rows.val_groups, self.workers, rows.val, rows.encoder, rows.pad_token_id,
             num_processes=count_data_processes(self.settings),
@@ -286,7 +301,7 @@ class _Run:
             return
         self.measured = (loop.step, found["loss"])
         if self.report is not None:
-            self.report.log_eval(loop.step, found)
+            self.report.log_eval(loop.step, self._named(found))
 
     def _save(
         self, loop: TrainingLoop, start: Start, assembly: Assembly, rows: PreparedRows
@@ -302,7 +317,7 @@ class _Run:
             "step": step, "batches_per_step": rows.plan.settings.batches_per_step,
             "window": self.window.keep(), "seconds": self.seconds,
             "best_metric": best_metric, "best_checkpoint": best.name if best else None,
-            "bad_rows": rows.bad_train.rows,
+            "bad_rows": rows.bad_train.rows, "objective": self.objective.keep(),
         }  # fmt: skip
         state = {
             "global_step": step, "max_steps": rows.plan.num_steps,
@@ -318,7 +333,10 @@ class _Run:
 
         def fill(folder: Path) -> None:
             workers.wait()  # the folder is there
-            write_weights(folder, start, assembly, self.settings, workers, self.facts, state)
+            write_weights(
+                folder, start, assembly, self.settings, workers, self.facts, state,
+                as_adapters=self.objective.writes_adapters,
+            )  # fmt: skip
             is_deepspeed = self.settings.distributed.deepspeed is not None  # pickles its state
             if not (self.settings.run.save_only_model or is_deepspeed):
                 path, optimizers = folder / state_file(workers), assembly.stepper.optimizers
@@ -377,6 +395,12 @@ class _Run:
         """End the progress bar and close files, however the run ended."""
         if self.report is not None:
             self.report.close()
+
+
+def _choose_objective(settings: FinetuneSettings) -> Objective:
+    if isinstance(settings, VicoRunSettings):
+        return choose_vico_objective(settings)
+    return SupervisedObjective(settings)
 
 
 def _version() -> str:

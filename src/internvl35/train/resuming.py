@@ -6,14 +6,15 @@ back to :mod:`internvl35.train.state`.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from internvl35.errors import ConfigError
 from internvl35.train.arguments import flatten_settings
 from internvl35.train.checkpoints import find_checkpoint
-from internvl35.train.run_folder import read_settings
+from internvl35.train.run_folder import ADAPTER_FILE, read_settings
 from internvl35.train.settings import FinetuneSettings
+from internvl35.train.vico_settings import VicoSettings
 
 FIXED = (
     "model", "model_revision", "adapters", "quant_bits", "dataset", "dataset_revision",
@@ -26,6 +27,9 @@ FIXED = (
     "loss_reduction", "group_by_length", "seed",
 )  # fmt: skip
 """Settings that a run keeps when it is resumed, since rows, weights or moments hang on them."""
+
+FIXED_IN_VICO = tuple(field.name for field in fields(VicoSettings))
+"""The same of a run of ViCO."""
 
 
 def settle_beginning(settings: FinetuneSettings) -> tuple[FinetuneSettings, Path | None]:
@@ -64,7 +68,7 @@ def begin_from(settings: FinetuneSettings, checkpoint: Path) -> FinetuneSettings
     """
     run = replace(settings.run, resume_from_checkpoint=None, resume_only_model=False)
     settings = replace(settings, run=run)
-    if settings.adapter.tuner_type == "lora":
+    if settings.adapter.tuner_type == "lora" and (checkpoint / ADAPTER_FILE).is_file():
         return replace(settings, adapter=replace(settings.adapter, adapters=(str(checkpoint),)))
     return replace(settings, model=replace(settings.model, model=str(checkpoint)))
 
@@ -79,8 +83,9 @@ def check_resumed(settings: FinetuneSettings, checkpoint: Path) -> None:
     Raises:
         ConfigError: if one of :data:`FIXED` differs.
     """
-    now, before = flatten_settings(settings), flatten_settings(read_settings(checkpoint))
-    for name in FIXED:
+    now = flatten_settings(settings)
+    before = flatten_settings(read_settings(checkpoint, settings))
+    for name in (*FIXED, *(name for name in FIXED_IN_VICO if name in now)):
         if now[name] != before[name]:
             raise ConfigError(
                 f"{name} is {now[name]!r} but the run of {checkpoint} began with "

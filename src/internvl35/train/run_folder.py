@@ -199,11 +199,13 @@ def read_arguments(folder: Path) -> dict[str, Any]:
     return content
 
 
-def read_settings(folder: Path) -> FinetuneSettings:
+def read_settings(folder: Path, base: FinetuneSettings | None = None) -> FinetuneSettings:
     """Read the settings that a run was made with.
 
     Args:
         folder: a checkpoint or a run folder.
+        base: settings of the kind that is wanted, with values for what is not in the file; those of
+            ``sft`` where None.
 
     Returns:
         The settings; secrets are missing.
@@ -213,7 +215,9 @@ def read_settings(folder: Path) -> FinetuneSettings:
         ConfigError: if it holds a setting that there is not, or a value out of range.
     """
     values = read_arguments(folder)
-    return build_settings({name: value for name, value in values.items() if name not in FACTS})
+    return build_settings(
+        {name: value for name, value in values.items() if name not in FACTS}, base
+    )
 
 
 def write_json(path: Path, content: Any) -> None:

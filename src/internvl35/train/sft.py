@@ -81,11 +81,27 @@ def next_tokens(batch: TrainingBatch, averaging: Averaging) -> tuple[Tensor, Ten
     targets = batch.labels[:, 1:]
     if batch.segments is None:
         return targets, token_weights(targets, averaging)
-    places = torch.arange(batch.labels.shape[1], device=batch.labels.device)
-    starts = batch.segments.to(places.device, places.dtype)
-    samples = (torch.bucketize(places, starts, right=True) - 1)[None]  # (1, T)
+    samples = samples_of(batch)
     targets = targets.masked_fill(samples[:, 1:] != samples[:, :-1], IGNORED)
     return targets, token_weights(targets, averaging, samples=samples[:, 1:])
+
+
+def samples_of(batch: TrainingBatch) -> Tensor:
+    """Say which sample every position belongs to.
+
+    Args:
+        batch: padded or packed samples.
+
+    Returns:
+        ``(B, T)`` int64, counted from 0; padding belongs to the sample before it.
+    """
+    num_rows, length = batch.labels.shape
+    if batch.segments is None:
+        rows = torch.arange(num_rows, device=batch.labels.device)
+        return rows[:, None].expand(num_rows, length)
+    places = torch.arange(length, device=batch.labels.device)
+    starts = batch.segments.to(places.device, places.dtype)
+    return (torch.bucketize(places, starts, right=True) - 1)[None]
 
 
 def batch_weight(batch: TrainingBatch, averaging: Averaging) -> float:
@@ -190,7 +206,7 @@ class Trainee(nn.Module):
         """
         targets, weights = next_tokens(batch, self.averaging)
         chosen = targets != IGNORED
-        states, router_loss = self._hidden_states(batch, features)
+        states, router_loss = self.hidden_states(batch, features)
         hidden = states[:, :-1][chosen]  # (P, D)
         head: Any = self.model.get_output_embeddings()  # a plain layer, or a wrapped copy of one
         loss, num_correct = linear_cross_entropy(
@@ -209,10 +225,15 @@ class Trainee(nn.Module):
             "num_targets": chosen.sum(),
         }
 
-    def _hidden_states(
+    def hidden_states(
         self, batch: TrainingBatch, features: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Last hidden states ``(B, T, D)`` of the language model, and the loss of its routers.
+        """Last hidden states ``(B, T, D)`` of the language model, and the loss of its experts.
+
+        Args:
+            batch: padded or packed samples, on the device of the network.
+            features: ``(N, V, D)`` or ``(tokens, D)`` visual tokens of the batch's tiles; None to
+                compute them.
 
         Padding lies to the right, where causal attention keeps it out of everything that counts, so
         padded rows need no mask.

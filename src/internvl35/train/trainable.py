@@ -15,10 +15,16 @@ from internvl35.errors import ConfigError
 from internvl35.model.composite import VisionLanguageModel
 from internvl35.train.settings import FreezeSettings, OptimizationSettings
 
-Part = Literal["vision_tower", "multi_modal_projector", "language_model"]
+Part = Literal[
+    "vision_tower", "multi_modal_projector", "language_model", "compressed_projector", "router"
+]
 """Parts of the network by their names in memory."""
 
 PARTS: tuple[Part, ...] = ("vision_tower", "multi_modal_projector", "language_model")
+"""Those that every network has, and that settings freeze."""
+
+FLASH_PARTS: tuple[Part, ...] = ("compressed_projector", "router")
+"""Those of a Flash model, which nothing but ViCO trains."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +76,9 @@ def freeze_parts(model: VisionLanguageModel, freeze: FreezeSettings) -> None:
         ConfigError: if all are frozen.
     """
     trained = trained_parts(freeze)
-    for part in PARTS:
-        model.get_submodule(part).requires_grad_(part in trained)
+    model.requires_grad_(False)
+    for part in trained:
+        model.get_submodule(part).requires_grad_(True)
 
 
 def use_float32_masters(module: nn.Module) -> None:
@@ -106,6 +113,8 @@ def parameter_groups(
         "vision_tower": settings.vit_lr or learning_rate,
         "multi_modal_projector": settings.aligner_lr or learning_rate,
         "language_model": learning_rate,
+        "compressed_projector": settings.aligner_lr or learning_rate,
+        "router": learning_rate,
     }
     groups: dict[tuple[str, bool, bool], dict[str, Any]] = {}
     for name, parameter in module.named_parameters():
@@ -136,15 +145,15 @@ def count_parameters(module: nn.Module) -> list[PartCount]:
         module: whatever contains the network.
 
     Returns:
-        One entry a part, in the order of the network.
+        One entry a part, in the order of the network; parts of Flash models only if there are any.
     """
-    sums = {part: [0, 0] for part in PARTS}
+    sums = {part: [0, 0] for part in (*PARTS, *FLASH_PARTS)}
     for name, parameter in module.named_parameters():
         numbers = sums[_part_of(name)]
         count = getattr(parameter, "ds_numel", parameter.numel())  # DeepSpeed keeps a part here
         numbers[0] += count if parameter.requires_grad else 0
         numbers[1] += count
-    return [PartCount(part, *sums[part]) for part in PARTS]
+    return [PartCount(part, *sums[part]) for part in sums if part in PARTS or sums[part][1]]
 
 
 def describe_counts(counts: list[PartCount]) -> str:
@@ -159,7 +168,7 @@ def describe_counts(counts: list[PartCount]) -> str:
 
 
 def _part_of(name: str) -> Part:
-    for part in PARTS:
+    for part in (*PARTS, *FLASH_PARTS):
         if f".{part}." in f".{name}":
             return part
     raise AssertionError(f"{name} belongs to no part of the network")

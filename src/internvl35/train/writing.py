@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from internvl35.data.tokenizer import save_tokenizer
 from internvl35.model.configuration import Layout
 from internvl35.model.weights import save_checkpoint
+from internvl35.train.adapter_states import merged_parameters
 from internvl35.train.adapters import save_adapters
 from internvl35.train.assembly import Assembly, Start
 from internvl35.train.card import write_card
@@ -32,6 +33,8 @@ def write_weights(
     workers: Workers,
     facts: Mapping[str, Any],
     state: Mapping[str, Any],
+    *,
+    as_adapters: bool,
 ) -> None:
     """Write weights or adapters into a checkpoint; every process has to call this.
 
@@ -43,15 +46,15 @@ def write_weights(
         workers: weights are gathered from all processes and written by the main one.
         facts: what ``args.json`` holds beside the settings.
         state: position and figures, for the card.
+        as_adapters: write adapters alone; else all weights, with adapters merged into them.
     """
-    is_adapter = settings.adapter.tuner_type == "lora"
     gathered = _gather(
         assembly.model, workers,
-        only_trained=is_adapter, dtype=None if is_adapter else assembly.compute_dtype,
+        only_trained=as_adapters, dtype=None if as_adapters else assembly.compute_dtype,
     )  # fmt: skip
     if not workers.is_main:
         return
-    if is_adapter:
+    if as_adapters:
         save_adapters(assembly.model, folder, state=gathered)
     else:
         layout: Layout = settings.run.save_layout or start.layout
@@ -67,7 +70,8 @@ def _gather(
 ) -> dict[str, Tensor]:
     """Whole weights in the main process's memory, gathered one at a time; elsewhere nothing."""
     gathered: dict[str, Tensor] = {}
-    for name, value in [*model.named_parameters(), *_persistent_buffers(model)]:
+    parameters = model.named_parameters() if only_trained else merged_parameters(model)
+    for name, value in (*parameters, *_persistent_buffers(model)):
         if only_trained and not value.requires_grad:
             continue
         whole = gather_partitioned(full_tensor(value)).detach()
