@@ -208,6 +208,20 @@ def test_models_json_holds_the_nine_sizes_with_exact_counts(
     assert rows["241B-A28B"]["num_gpus"] == 8
 
 
+def test_models_json_holds_the_released_flash_versions(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main("models", "--json") == 0
+    rows = {row["name"]: row["flash"] for row in json.loads(capsys.readouterr().out)}
+    assert [name for name in PRESETS if rows[name] is None] == [
+        "GPT-OSS-20B-A4B-Preview", "241B-A28B",
+    ]  # fmt: skip
+    assert rows["2B"]["memory_bytes"]["bf16"] == 4_982_110_212
+    assert rows["2B"]["hub_id"] == "OpenGVLab/InternVL3_5-2B-Flash"
+    assert rows["2B"]["parts"] == {
+        "router": {"num_parameters": 50_390_018},
+        "compressed_projector": {"num_parameters": 92_317_696},
+    }
+
+
 def test_models_prints_every_size_within_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_main("models") == 0
     printed = capsys.readouterr().out
@@ -217,6 +231,17 @@ def test_models_prints_every_size_within_80_columns(capsys: pytest.CaptureFixtur
         assert f"{preset.num_parameters:,}" in printed
     assert "27,796,499,328" in printed  # active in 241B-A28B
     assert "448.3 GiB" in printed
+    assert "4.982 GB" in printed  # the file of 2B-Flash
+    assert "+142,707,714" in printed
+
+
+def test_a_flash_checkpoint_lists_its_own_parts() -> None:
+    rows = [models.describe_model(PRESETS["2B"].flash)]
+    parts = {part: row["num_parameters"] for part, row in rows[0]["parts"].items()}
+    assert sum(parts.values()) == rows[0]["num_parameters"] == 2_491_055_106
+    lines = [" ".join(cells) for cells in models._part_lines(rows[0])]
+    assert any(line.startswith("router") and "50,390,018" in line for line in lines)
+    assert any("16384 to 2048" in line and "92,317,696" in line for line in lines)
 
 
 VISION = VisionShape(
@@ -232,12 +257,13 @@ GPT_OSS = LanguageShape("gpt_oss", 16, 2, 4, 2, 8, 24, 4, 2, vocab_size=200)
 @pytest.mark.parametrize(
     "language", [DENSE, replace(DENSE, is_tied=True), MIXED, GPT_OSS], ids=lambda x: x.family
 )
+@pytest.mark.parametrize("is_flash", [True, False])
 def test_shapes_are_read_from_the_config_of_both_layouts(
-    tmp_path: Path, layout: Any, language: LanguageShape
+    tmp_path: Path, layout: Any, language: LanguageShape, is_flash: bool
 ) -> None:
     from internvl35.model.configuration import config_to_dict, preset_config
 
-    written = ModelPreset("tiny", VISION, language)
+    written = ModelPreset("tiny", VISION, language, is_flash=is_flash)
     config = config_to_dict(preset_config(written), layout)
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert models.read_preset(tmp_path, "tiny") == written

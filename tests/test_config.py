@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from internvl35.config import (
+    FLASH_SIZES,
     INTERNVIT_6B,
     INTERNVIT_300M,
     PRESETS,
@@ -42,6 +43,18 @@ TABLE_1 = {
 NUM_GPUS = {"38B": 2, "241B-A28B": 8}
 
 
+# size: router in millions, compressed projector in millions, bf16 file in GB
+FLASH = {
+    "1B": (50.4, 39.9, 2.302),
+    "2B": (50.4, 92.3, 4.982),  # the released file is listed with 4.98 GB
+    "4B": (50.4, 123.3, 9.812),
+    "8B": (50.4, 234.9, 17.627),
+    "14B": (50.4, 325.1, 30.990),
+    "38B": (491.7, 681.7, 79.128),
+    "30B-A3B": (50.4, 92.3, 61.983),
+}
+
+
 @pytest.mark.parametrize("name", EXACT)
 def test_parameter_counts_are_exact(name: str) -> None:
     preset = PRESETS[name]
@@ -62,6 +75,28 @@ def test_counts_round_to_table_1_of_the_paper(name: str) -> None:
         round(preset.num_parameters / 1e9, 1),
     )
     assert found == TABLE_1[name]
+
+
+@pytest.mark.parametrize("name", FLASH)
+def test_flash_sizes_have_their_counts_and_files(name: str) -> None:
+    flash = PRESETS[name].flash
+    found = (
+        round(flash.num_router_parameters / 1e6, 1),
+        round(flash.num_compressed_projector_parameters / 1e6, 1),
+        round(flash.memory_bytes(16) / 1e9, 3),
+    )
+    assert found == FLASH[name]
+    added = flash.num_router_parameters + flash.num_compressed_projector_parameters
+    assert flash.num_parameters - PRESETS[name].num_parameters == added
+    assert flash.hub_id == f"OpenGVLab/InternVL3_5-{name}-Flash"
+
+
+def test_a_router_has_its_exact_count_and_base_sizes_have_none() -> None:
+    assert PRESETS["8B"].flash.num_router_parameters == 16_802_816 + 33_587_202
+    assert PRESETS["38B"].flash.num_router_parameters == 163_920_000 + 327_782_402
+    assert PRESETS["8B"].num_router_parameters == 0
+    assert PRESETS["8B"].num_compressed_projector_parameters == 0
+    assert set(FLASH_SIZES) == set(FLASH)
 
 
 def test_there_are_nine_sizes_and_each_is_covered() -> None:

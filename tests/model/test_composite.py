@@ -16,8 +16,10 @@ from transformers import (
     AutoModelForImageTextToText,
 )
 
+from internvl35.errors import ConfigError
 from internvl35.model.composite import VisionLanguageModel
 from internvl35.model.configuration import InternVLChatConfig
+from internvl35.model.projector import merge_patches
 
 ModelBuilder = Callable[..., VisionLanguageModel]
 ConfigBuilder = Callable[..., InternVLChatConfig]
@@ -456,12 +458,116 @@ def test_an_automatic_map_fills_memory_and_offloads_the_rest(
 def test_blocks_that_must_stay_together_are_blocks_of_the_network(
     build_model: ModelBuilder, family: str
 ) -> None:
-    model = build_model(family)
+    model = build_model(family, flash_mode=True)
     found = {type(module).__name__ for module in model.modules()}
     decoder = {"qwen3": "Qwen3", "qwen3_moe": "Qwen3Moe", "gpt_oss": "GptOss"}[family]
     needed = {"InternVLVisionLayer", "Projector", f"{decoder}DecoderLayer"}
+    needed |= {"CompressedProjector", "Router"}
     assert needed <= found
     assert needed <= set(VisionLanguageModel._no_split_modules)
+
+
+@pytest.mark.parametrize("place", ["cpu", "disk"])
+def test_router_and_compressed_projector_may_lie_apart(
+    tmp_path: Path, build_model: ModelBuilder, inputs: Inputs, place: str
+) -> None:
+    model = build_model(flash_mode=True)
+    model.save_pretrained(tmp_path / "checkpoint")
+    places = dict.fromkeys(("vision_tower", "multi_modal_projector", "language_model"), "cpu")
+    split = VisionLanguageModel.from_pretrained(
+        tmp_path / "checkpoint",
+        device_map=places | {"router": place, "compressed_projector": place},
+        offload_folder=tmp_path / "offload",
+    )
+    with torch.no_grad():
+        patches = model.encode_patches(inputs["pixel_values"].repeat(2, 1, 1, 1))
+        is_compressed = torch.tensor([True, False])
+        torch.testing.assert_close(split.score_tiles(patches), model.score_tiles(patches))
+        torch.testing.assert_close(
+            split.project_tiles(patches, is_compressed), model.project_tiles(patches, is_compressed)
+        )
+
+
+# ------------------------------------------------------------------ tiles of Flash models
+
+
+def test_each_tile_takes_its_own_projector_and_tokens_stay_in_order(
+    build_model: ModelBuilder,
+) -> None:
+    model = build_model(vision={"image_size": [112, 112]}, flash_mode=True)
+    projector, compressed = model.multi_modal_projector, model.compressed_projector
+    assert compressed is not None
+    patches = torch.randn(4, 8, 8, 64)
+    expected = []
+    for tile, is_short in zip(patches, (True, False, False, True), strict=True):
+        factor, part = (4, compressed) if is_short else (2, projector)
+        expected.append(part(merge_patches(tile[None], factor)).reshape(-1, 64))
+    found = model.project_tiles(patches, torch.tensor([True, False, False, True]))
+    assert [len(tokens) for tokens in expected] == [4, 16, 16, 4]
+    torch.testing.assert_close(found, torch.cat(expected))
+
+
+@pytest.mark.parametrize(("num_short", "calls"), [(0, (1, 0)), (2, (1, 1)), (3, (0, 1))])
+def test_only_the_branch_that_a_tile_takes_is_computed(
+    build_model: ModelBuilder, num_short: int, calls: tuple[int, int]
+) -> None:
+    model = build_model(flash_mode=True)
+    assert model.compressed_projector is not None
+    seen: list[tuple[str, int]] = []
+    for name in ("multi_modal_projector", "compressed_projector"):
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda _, given, name=name: seen.append((name, len(given[0])))
+        )
+    model.project_tiles(torch.randn(3, 4, 4, 64), torch.arange(3) < num_short)
+    tiles = dict(seen)
+    assert len(seen) == sum(calls)
+    assert tiles.get("multi_modal_projector", 0) == 3 - num_short
+    assert tiles.get("compressed_projector", 0) == num_short
+
+
+def test_gradients_reach_each_projector_from_its_own_tiles(build_model: ModelBuilder) -> None:
+    model = build_model(flash_mode=True)
+    assert model.compressed_projector is not None
+    patches = torch.randn(3, 4, 4, 64)
+    tokens = model.project_tiles(patches, torch.tensor([False, True, False]))
+    assert tokens.shape == (4 + 1 + 4, 64)
+    (gradient,) = torch.autograd.grad(
+        tokens[4].sum(), model.compressed_projector.linear_3.bias, retain_graph=True
+    )
+    assert torch.equal(gradient, torch.ones(64))
+    (gradient,) = torch.autograd.grad(tokens[:4].sum(), model.multi_modal_projector.linear_2.bias)
+    assert torch.equal(gradient, torch.full((64,), 4.0))
+
+
+def test_shortened_prompts_take_the_flat_tokens_of_their_tiles(build_model: ModelBuilder) -> None:
+    model = build_model(flash_mode=True)
+    pixels = torch.randn(3, 3, 56, 56)
+    ids = torch.tensor([[1, *[300] * 4, 2, 300, 3, *[300] * 4, 5]])
+    with torch.no_grad():
+        tokens = model.project_tiles(
+            model.encode_patches(pixels), torch.tensor([False, True, False])
+        )
+        embeds = model.embed_inputs(ids, tokens)
+        assert torch.equal(embeds[ids == 300], tokens)
+        assert model(input_ids=ids, image_features=tokens).logits.shape == (1, 13, 320)
+
+
+def test_a_base_model_scores_no_tile_and_compresses_none(build_model: ModelBuilder) -> None:
+    model = build_model()
+    patches = torch.randn(2, 4, 4, 64)
+    with pytest.raises(ConfigError, match=r"has no visual resolution router; take a Flash"):
+        model.score_tiles(patches)
+    with pytest.raises(ConfigError, match="tiles cannot be compressed"):
+        model.project_tiles(patches, torch.tensor([False, True]))
+    whole = model.project_tiles(patches, torch.tensor([False, False]))
+    assert torch.equal(whole, model.project_patches(patches).flatten(0, 1))
+    assert not [name for name in model.state_dict() if "router" in name or "compressed" in name]
+
+
+def test_no_tile_at_all_has_no_tokens(build_model: ModelBuilder) -> None:
+    model = build_model(flash_mode=True)
+    none = torch.zeros(0, dtype=torch.bool)
+    assert model.project_tiles(torch.randn(0, 4, 4, 64), none).shape == (0, 64)
 
 
 # ------------------------------------------------------------------ Auto classes

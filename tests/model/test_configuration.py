@@ -316,6 +316,66 @@ def test_settings_of_the_router_are_kept(
     written = config_to_dict(build_config(**fields), layout)
     config, _ = read_config(write(tmp_path, written))
     assert {key: getattr(config, key) for key in fields} == fields
+    assert (config.router_num_heads, config.router_repeats_second_step) == (16, True)
+    own = {"router_num_heads": 8, "router_repeats_second_step": False}
+    written = config_to_dict(build_config(**fields, **own), layout)
+    config, _ = read_config(write(tmp_path, written))
+    assert {key: getattr(config, key) for key in fields | own} == fields | own
+
+
+def test_thresholds_outlive_a_flash_mode_that_is_switched_off(
+    tmp_path: Path, build_config: ConfigBuilder
+) -> None:
+    written = config_to_dict(build_config(flash_relative_threshold=0.1), "hf")
+    assert written["flash_mode"] is False
+    assert read_config(write(tmp_path, written))[0].flash_relative_threshold == 0.1
+
+
+def test_the_model_type_of_the_open_request_is_a_flash_model(
+    tmp_path: Path, build_config: ConfigBuilder
+) -> None:
+    written = config_to_dict(build_config(flash_relative_threshold=0.1), "hf")
+    del written["flash_mode"]
+    for model_type, is_flash in (("internvl", False), ("internvl_flash", True)):
+        written["model_type"] = model_type
+        config, layout = read_config(write(tmp_path, written))
+        assert (config.flash_mode, layout) == (is_flash, "hf")
+
+
+def test_a_compressed_tile_has_a_quarter_of_the_tokens(build_config: ConfigBuilder) -> None:
+    config = build_config(force_image_size=448, flash_mode=True)
+    assert (config.merge_factor, config.compressed_merge_factor) == (2, 4)
+    assert (config.tokens_per_tile, config.compressed_tokens_per_tile) == (256, 64)
+
+
+@pytest.mark.parametrize("name", ["flash_relative_threshold", "flash_absolute_threshold"])
+@pytest.mark.parametrize("value", [-0.01, 1.01, float("nan"), "0.5", True])
+def test_thresholds_that_are_no_probabilities_are_refused(
+    build_config: ConfigBuilder, name: str, value: Any
+) -> None:
+    with pytest.raises(ConfigError, match=rf"{name} is .*; needed: a number from 0 to 1"):
+        build_config(**{name: value})
+
+
+@pytest.mark.parametrize("value", [0, 0.0, 1, 1.0, None])
+def test_the_ends_of_the_range_are_thresholds(build_config: ConfigBuilder, value: Any) -> None:
+    assert build_config(flash_absolute_threshold=value).flash_absolute_threshold == value
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({"router_num_heads": 5}, "router_num_heads is 5, which cannot share a tower of width 64"),
+        ({"router_num_heads": 0}, "router_num_heads is 0"),
+        ({"force_image_size": 84}, "a grid of 6 patches cannot be folded 4x4"),
+    ],
+)
+def test_a_router_that_does_not_fit_the_tower_is_refused(
+    build_config: ConfigBuilder, fields: dict[str, Any], found: str
+) -> None:
+    build_config(**fields)
+    with pytest.raises(ConfigError, match=found):
+        build_config(flash_mode=True, **fields)
 
 
 def test_each_family_can_be_named_by_its_architecture_alone(build_config: ConfigBuilder) -> None:

@@ -235,7 +235,11 @@ def _part_lines(row: dict[str, Any]) -> list[tuple[str, str, str]]:
     if "router" in parts:
         lines[2:2] = [
             ("router", "", parts["router"]),
-            ("compressed projector", "", parts["compressed_projector"]),
+            (
+                "projector",
+                f"{16 * tower['width']} to {language['width']}",
+                parts["compressed_projector"],
+            ),
         ]
     printed = [(name, shape, f"{part['num_parameters']:,}") for name, shape, part in lines]
     if row["num_active_parameters"] < row["num_parameters"]:
