@@ -283,6 +283,7 @@ def test_flags_are_those_that_scripts_rely_on():
         "--image", "-i", "--video", "--frames", "--bound", "--max-tiles", "--reference-images",
         "--allow-http", "--system", "--thinking", "--max-tokens", "--temperature", "--top-p",
         "--top-k", "--min-p", "--repetition-penalty", "--seed", "--stop", "--stream", "--json",
+        "--flash", "--flash-threshold", "--flash-quantile", "--show-tiles",
         "--model", "-m", "--dtype", "--device-map", "--int8", "--hub", "--revision", "--offline",
     }  # fmt: skip
 
