@@ -68,10 +68,33 @@ def save_state(
                     part = local_tensor(torch.as_tensor(value))
                     tensors[f"{_MOMENT}{names[id(parameter)]}.{key}"] = part
     plain = {name: value.cpu().contiguous() for name, value in tensors.items()}
-    first, *others = _split(plain, max_file_bytes)
-    for number, tensors in enumerate(others, 2):
-        save_file(tensors, path.with_suffix(f".part{number}.safetensors"))
-    save_file(first, path, {_PROGRESS: json.dumps(dict(progress))})
+    save_parts(plain, path, {_PROGRESS: json.dumps(dict(progress))}, max_file_bytes)
+
+
+def save_parts(
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    metadata: dict[str, str] | None = None,
+    max_file_bytes: int | None = None,
+) -> None:
+    """Write tensors into one file, or into several that :func:`open_parts` reads as one.
+
+    Args:
+        tensors: contiguous, on the CPU.
+        path: the file; further ones stand beside it and are named after it. It appears last, and
+            as a whole.
+        metadata: of the file at ``path``.
+        max_file_bytes: most bytes of tensors in one file; None for a single file.
+
+    Raises:
+        SafetensorError: if a file cannot be written.
+    """
+    first, *others = _split(tensors, max_file_bytes)
+    for number, part in enumerate(others, 2):
+        save_file(part, path.with_suffix(f".part{number}.safetensors"))
+    partial = path.with_suffix(".partial")
+    save_file(first, partial, metadata)
+    partial.replace(path)
 
 
 def _split(tensors: Mapping[str, Tensor], max_bytes: int | None) -> list[dict[str, Tensor]]:
@@ -114,12 +137,12 @@ def load_state(
     weights = own if is_sharded else _replicated_file(folder, own)
     if not weights.is_file():
         raise DataError(_why_no_state(folder, workers))
-    with _open(weights) as file:
+    with open_parts(weights) as file:
         progress = _read_progress(file)
         _load_weights(trained, file, weights)
         _load_moments(trained, optimizers, file)
     if own.is_file():  # else the number of replicated processes has changed
-        with _open(own) as file:
+        with open_parts(own) as file:
             torch.set_rng_state(file.get_tensor("random.cpu"))
             if workers.device.type == "cuda" and "random.cuda" in list(file.keys()):
                 torch.cuda.set_rng_state(file.get_tensor("random.cuda"), workers.device)
@@ -161,8 +184,18 @@ def _replicated_file(folder: Path, own: Path) -> Path:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[Any]:
-    """Open a state, tensors of which are read one at a time: all of them may not fit twice."""
+def open_parts(path: Path) -> Iterator[Any]:
+    """Open what :func:`save_parts` wrote; tensors are read one at a time, as safetensors does.
+
+    Args:
+        path: the file; those beside it that are named after it belong to it.
+
+    Yields:
+        ``keys``, ``get_tensor`` and ``metadata`` of all files together.
+
+    Raises:
+        DataError: if a file cannot be read.
+    """
     others = sorted(path.parent.glob(f"{path.stem}.part*.safetensors"))
     try:
         with ExitStack() as stack:

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from rich.progress import track
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
@@ -33,7 +32,13 @@ from internvl35.train.reports import TrainingReport
 from internvl35.train.run_folder import RunFolder, read_log, step_of
 from internvl35.train.schedule import Schedule
 from internvl35.train.settings import OptimizationSettings, ScheduleName
-from internvl35.train.state import load_state, save_state, state_file
+from internvl35.train.state import (
+    load_state,
+    open_parts,
+    save_parts,
+    save_state,
+    state_file,
+)
 from internvl35.train.stepping import Stepper
 from internvl35.train.tiny.examples import DrawnExamples, Examples, Steps
 from internvl35.train.tiny.lessons import FIGURES, TinyTrainee
@@ -184,9 +189,7 @@ class TinyRun:
             is_done = self._take_steps(name, loop, report)
         if is_done:
             state = {key: value.cpu().contiguous() for key, value in trainee.state_dict().items()}
-            partial = self._stage_file(name).with_suffix(".partial")
-            save_file(state, partial)
-            partial.replace(self._stage_file(name))
+            save_parts(state, self._stage_file(name), max_file_bytes=self.place.max_file_bytes)
         return is_done
 
     def _restore(self, folder: Path, loop: TrainingLoop) -> dict[str, Any]:
@@ -367,7 +370,8 @@ def read_weights(path: Path, trainee: TinyTrainee) -> dict[str, Tensor]:
     Raises:
         DataError: if they are those of another network.
     """
-    state: dict[str, Tensor] = load_file(path)
+    with open_parts(path) as file:
+        state: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     wanted = {name: value.shape for name, value in trainee.state_dict().items()}
     if {name: value.shape for name, value in state.items()} != wanted:
         raise DataError(
