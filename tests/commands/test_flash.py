@@ -187,7 +187,7 @@ def test_every_tile_stands_at_its_place_in_its_own_colours():
         centre = sheet.getpixel((left + side // 2, top + row * side + side // 2))
         colour = COMPRESSED if is_compressed else KEPT
         expected = (
-            tuple(level + 0.45 * (one - level) for one in colour) if is_compressed else (level,) * 3
+            tuple(level + 0.35 * (one - level) for one in colour) if is_compressed else (level,) * 3
         )
         assert centre == pytest.approx(expected, abs=2)
         assert sheet.getpixel((left + side // 2, top + row * side)) == colour

@@ -14,7 +14,10 @@ from internvl35.commands.infer import InferSettings
 
 HOWTO = Path(__file__).parents[2] / "docs" / "howto"
 EXAMPLES = Path(__file__).parents[2] / "examples"
-PAGES = {"chat.md": ["chat"], "convert.md": ["convert"], "train-tiny.md": ["train", "tiny"]}
+PAGES = {
+    "chat.md": ["chat"], "convert.md": ["convert"], "flash.md": ["chat"],
+    "train-tiny.md": ["train", "tiny"],
+}  # fmt: skip
 TRAINED_PAGES = {"infer.md": "infer", "export.md": "export"}
 
 

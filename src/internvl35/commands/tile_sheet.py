@@ -30,7 +30,7 @@ MARGIN, FRAME, TEXT = 14, 4, 13
 KEPT, COMPRESSED = (0, 140, 90), (225, 105, 0)
 """Colours of tiles with all their visual tokens and of those with a quarter."""
 
-_TINT = 0.45
+_TINT = 0.35
 
 
 @dataclass(frozen=True)
