@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from flash_models import make_flash_model
 from PIL import Image
 
 from internvl35.chat import Chat
@@ -17,6 +18,7 @@ from internvl35.data.mixture import RecordSet, select_records
 from internvl35.data.tokenizer import load_tokenizer
 from internvl35.evals import predictions
 from internvl35.evals.predictions import Prediction, Predictor, score_tokens, with_reasoning
+from internvl35.generate.flash import FlashSettings
 from internvl35.generate.runner import Request
 from internvl35.generate.sampling import SamplingSettings
 from internvl35.model.composite import VisionLanguageModel
@@ -105,6 +107,35 @@ def test_batches_give_the_same_answers(
     answers = list(Predictor(chat, encoder, records, GREEDY).predict(batch_size=batch_size))
     assert texts(answers) == texts(alone)
     assert [answer.index for answer in answers] == list(range(8))
+
+
+def test_rows_of_a_flash_model_are_routed_each_on_its_own(
+    random_checkpoint: Path, rows: Path, records: RecordSet
+) -> None:
+    tokenizer = load_tokenizer(random_checkpoint)
+    chat = Chat(make_flash_model(), tokenizer)
+    config = chat.model.config
+    encoder = Encoder(
+        tokenizer,
+        config.tile_settings,
+        tokens_per_tile=config.tokens_per_tile,
+        template=config.template,
+    )
+    asked = chat.ask(QUESTIONS[1], [rows.with_name("wide.png")], sampling=GREEDY)
+    plain = chat.ask(
+        QUESTIONS[1], [rows.with_name("wide.png")], sampling=GREEDY, flash=FlashSettings("off")
+    )
+    assert asked.num_compressed_tiles > 0
+    assert asked.text != plain.text
+    predictor = Predictor(chat, encoder, records, GREEDY, has_logprobs=True)
+    found = [list(predictor.predict(batch_size=size)) for size in (1, 4)]
+    pieces: list[Piece] = []
+    found.append(list(Predictor(chat, encoder, records, GREEDY).predict(on_piece=pieces.append)))
+    assert [answers[1].response for answers in found] == [asked.text] * 3
+    alone = [token.logprob for token in found[0][1].logprobs or ()]
+    together = [token.logprob for token in found[1][1].logprobs or ()]
+    assert len(alone) == asked.num_new_tokens
+    assert together == pytest.approx(alone, abs=1e-4)
 
 
 def test_no_more_rows_are_read_ahead_than_fit_into_memory(

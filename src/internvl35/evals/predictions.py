@@ -20,6 +20,7 @@ from internvl35.conversation import Conversation, Piece
 from internvl35.data.encoding import Encoder
 from internvl35.data.records import Record
 from internvl35.errors import DataError, MediaError, PromptError
+from internvl35.generate.routing import route
 from internvl35.generate.runner import Request, generate, generation_options, join_pictures
 from internvl35.generate.sampling import SamplingSettings
 
@@ -177,7 +178,7 @@ class Predictor:
 
     def _route(self, batch: Sequence[_Asked]) -> list[_Asked]:
         """Compress the tiles of rows as the checkpoint says."""
-        routed = self.chat.route([item.request for item in batch], [None] * len(batch))
+        routed = route(self.chat.model, [item.request for item in batch])
         return [replace(item, request=request) for item, request in zip(batch, routed, strict=True)]
 
     def _predicted(self, item: _Asked, token_ids: list[int]) -> Prediction:
