@@ -315,6 +315,18 @@ def test_a_later_picture_may_reroute_an_earlier_one_under_released(model, shelf)
     assert found[1][1] is False
 
 
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [(torch.float32, (False, True, True)), (torch.bfloat16, (False, False, True))],
+)
+def test_released_compares_in_the_dtype_of_the_weights(shelf, monkeypatch, dtype, expected):
+    model = make_flash_model().to(dtype)
+    monkeypatch.setattr(model, "score_tiles", lambda _: torch.tensor([0.5, 0.50390625, 0.9]))
+    settings = FlashSettings("released", 0.4, 0.0)  # see the quantile above
+    (found,) = route(model, [request_of(shelf, [[0, 1, 2]])], settings)
+    assert found.routing.is_compressed == expected
+
+
 # What is computed ---------------------------------------------------------------------------------
 
 
