@@ -275,6 +275,27 @@ def test_pictures_are_small_and_every_mark_lies_inside_its_picture(
                 assert 0 <= top < bottom <= image.height, mark
 
 
+@pytest.mark.parametrize(
+    ("family", "split", "index", "level"),
+    [
+        ("bars", "train", 50000, 0.8),  # half of a number left of the axis
+        ("bars", "test", 50041, 1.0),
+        ("bars", "test", 50099, 1.0),  # a letter that goes below the line
+        ("curves", "train", 50100, 1.0),
+        ("curves", "test", 50010, 1.0),
+    ],
+)
+def test_charts_that_were_cut_at_the_rim_are_whole(
+    family: str, split: Split, index: int, level: float
+) -> None:
+    drawing = draw(family, split, index, level)
+    (image,), (marks,) = drawing.images, drawing.marks
+    for mark in marks:
+        left, top, right, bottom = mark.box
+        assert 0 <= left < right <= image.width, mark
+        assert 0 <= top < bottom <= image.height, mark
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_nearly_all_pictures_are_marked(family: str) -> None:
     images = [image for drawing in _drawings(family, "train") for image in drawing.images]

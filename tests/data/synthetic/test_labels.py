@@ -3,9 +3,9 @@ import torch
 
 from internvl35.config import TileSettings
 from internvl35.data.synthetic import MARK_LABELS, Mark, draw
+from internvl35.data.synthetic.colours import COLOURS
 from internvl35.data.synthetic.labels import COLOUR_NAMES, GLYPHS, SHAPES
 from internvl35.data.synthetic.patch_labels import label_patches
-from internvl35.data.synthetic.shapes.scene import COLOURS
 
 TILES = TileSettings(tile_size=192, max_tiles=4)
 PATCH = 16

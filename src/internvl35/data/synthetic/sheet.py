@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
+from internvl35.data.synthetic.canvas import TILE_SIZE
 from internvl35.data.synthetic.drawing import Drawing
-from internvl35.data.synthetic.shapes.scene import TILE_SIZE
 
 _GROUND, _INK = (200, 200, 205), (20, 20, 20)
 

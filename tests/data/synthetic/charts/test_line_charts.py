@@ -10,7 +10,7 @@ from seen_print import fit_axis, read_print, read_question
 from internvl35.data.synthetic import Drawing, Turn, draw
 from internvl35.data.synthetic.charts import chart_questions, line_questions
 from internvl35.data.synthetic.charts.line_charts import Curves
-from internvl35.data.synthetic.shapes.scene import COLOURS
+from internvl35.data.synthetic.colours import COLOURS
 
 NUM = 120
 

@@ -9,7 +9,7 @@ from seen_print import read_print, read_question
 from internvl35.data.synthetic import Drawing, Turn, draw
 from internvl35.data.synthetic.charts import chart_questions
 from internvl35.data.synthetic.charts.pie_charts import Pies
-from internvl35.data.synthetic.shapes.scene import COLOURS
+from internvl35.data.synthetic.colours import COLOURS
 
 NUM = 100
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from internvl35.data.synthetic import FAMILIES, Drawing, Mark, Split, Turn, draw
+from internvl35.data.synthetic.canvas import TILE_SIZE
 from internvl35.data.synthetic.printed.lines import MAX_LINE, MAX_NTH_LINE, line_scores
-from internvl35.data.synthetic.shapes.scene import TILE_SIZE
 
 NUM = 500
 NTHS = {

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from internvl35.data.synthetic import Drawing, draw_page, start_chance
+from internvl35.data.synthetic.canvas import TILE_SIZE
 from internvl35.data.synthetic.labels import GLYPHS
 from internvl35.data.synthetic.printed.pages import MAX_TURNS
-from internvl35.data.synthetic.shapes.scene import TILE_SIZE
 
 
 @cache

@@ -8,8 +8,9 @@ import pytest
 from numpy.typing import NDArray
 
 from internvl35.data.synthetic import FAMILIES, Drawing, Mark, Split, Turn, draw
+from internvl35.data.synthetic.canvas import TILE_SIZE
+from internvl35.data.synthetic.colours import COLOURS
 from internvl35.data.synthetic.printed import reading, words
-from internvl35.data.synthetic.shapes.scene import COLOURS, TILE_SIZE
 
 READ = ("word", "number")
 SPLITS: tuple[Split, Split] = ("train", "test")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from internvl35.data.synthetic import FAMILIES, Drawing, Mark, Split, Turn, draw
+from internvl35.data.synthetic.canvas import TILE_SIZE
 from internvl35.data.synthetic.printed.receipts import ITEMS, MAX_ITEMS
-from internvl35.data.synthetic.shapes.scene import TILE_SIZE
 
 NUM = 300
 NTHS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")

@@ -10,6 +10,7 @@ import pytest
 
 from internvl35.data.grounding import middle_of, read_place
 from internvl35.data.synthetic import Drawing, Mark, Turn, draw, start_chance
+from internvl35.data.synthetic.canvas import TILE_SIZE
 from internvl35.data.synthetic.drawing import Box
 from internvl35.data.synthetic.screens.screen_layouts import compose_screen
 from internvl35.data.synthetic.screens.screen_places import tell_apart
@@ -17,7 +18,6 @@ from internvl35.data.synthetic.screens.screen_rows import MIN_CAP_HEIGHT
 from internvl35.data.synthetic.screens.screen_words import ICON_USES, LABELS, TAKEN_WORDS
 from internvl35.data.synthetic.screens.screens import NOUNS, STEP, Screens
 from internvl35.data.synthetic.screens.widgets import Screen, Widget
-from internvl35.data.synthetic.shapes.scene import TILE_SIZE
 
 NUM = 160
 POINTING = ("point text", "point icon", "box text", "box icon")

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 from seen_shapes import find_ink, see
 
+from internvl35.data.synthetic.canvas import Canvas
+from internvl35.data.synthetic.colours import COLOURS, colours_on, vary_colour
 from internvl35.data.synthetic.drawing import Chance
 from internvl35.data.synthetic.labels import COLOUR_NAMES, SHAPES
-from internvl35.data.synthetic.shapes.scene import COLOURS, Canvas, colours_on, vary_colour
 from internvl35.data.synthetic.shapes.things import (
     LEAST_OUTLINE,
     Thing,
@@ -21,9 +22,7 @@ from internvl35.data.synthetic.shapes.things import (
     is_larger,
     mark_things,
     paint_things,
-    plural,
     refer,
-    with_article,
 )
 
 CANVAS = Canvas(180, 180)
@@ -122,10 +121,3 @@ def test_a_reference_fits_one_thing_only():
     assert names["red heart"] == {"red heart"}
     assert names["red star"] == {"red star", "star"}
     assert names["blue heart"] == {"blue heart", "blue object", "blue thing", "blue shape"}
-
-
-def test_names_have_the_right_article_and_plural():
-    assert with_article("orange star") == "an orange star"
-    assert with_article("red star") == "a red star"
-    assert plural("cross") == "crosses"
-    assert plural("circle") == "circles"

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from internvl35.data.synthetic import FAMILIES, Drawing, Mark, draw
+from internvl35.data.synthetic.canvas import TILE_SIZE
 from internvl35.data.synthetic.drawing import Pool, Turn
-from internvl35.data.synthetic.shapes.scene import TILE_SIZE
 from internvl35.data.synthetic.sums import sum_wordings
 
 SUMS = FAMILIES["sums"]

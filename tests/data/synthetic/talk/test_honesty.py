@@ -6,9 +6,9 @@ from functools import cache
 import numpy as np
 
 from internvl35.data.synthetic import FAMILIES, Drawing, draw
+from internvl35.data.synthetic.colours import COLOURS
 from internvl35.data.synthetic.drawing import Turn
 from internvl35.data.synthetic.labels import COLOUR_NAMES, SHAPES
-from internvl35.data.synthetic.shapes.scene import COLOURS
 from internvl35.data.synthetic.talk.honesty import CANNOT_TELL, DO_NOT_KNOW, NO_PICTURE, miss
 from internvl35.data.synthetic.talk.honesty_wordings import NOUNS
 

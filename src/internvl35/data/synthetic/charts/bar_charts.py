@@ -1,6 +1,6 @@
 """Bar charts, upright or lying, with an axis, printed values, colours or a legend.
 
-What they show is left to :mod:`internvl35.data.synthetic.charts.charts`, what is asked to
+What they show is left to :mod:`internvl35.data.synthetic.charts.chart_tables`, what is asked to
 :mod:`internvl35.data.synthetic.charts.chart_questions`. No counterpart in the paper.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from internvl35.data.synthetic.canvas import choose_single_canvas
 from internvl35.data.synthetic.charts.chart_frame import AxisStyle, Frame, draw_axes, draw_legend
 from internvl35.data.synthetic.charts.chart_questions import (
     TITLE_WORDINGS,
@@ -19,7 +20,7 @@ from internvl35.data.synthetic.charts.chart_questions import (
     choose_turns,
     score_chart,
 )
-from internvl35.data.synthetic.charts.charts import (
+from internvl35.data.synthetic.charts.chart_tables import (
     Table,
     chart_colours,
     choose_labels,
@@ -28,10 +29,9 @@ from internvl35.data.synthetic.charts.charts import (
     choose_values,
     write_title,
 )
+from internvl35.data.synthetic.colours import Colour, vary_colour
 from internvl35.data.synthetic.drawing import Chance, Drawing, Turn
-from internvl35.data.synthetic.printed.fonts import Colour
 from internvl35.data.synthetic.printed.paper import Paper
-from internvl35.data.synthetic.shapes.scene import choose_single_canvas, vary_colour
 
 _PLAIN_COLOURS = ((90, 90, 90), (60, 110, 150), (140, 100, 70), (90, 130, 110), (120, 110, 160))
 

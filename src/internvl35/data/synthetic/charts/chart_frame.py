@@ -5,12 +5,13 @@ What is drawn between the axes is left to the charts of each kind. No counterpar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from internvl35.data.synthetic.charts.charts import Table
+from internvl35.data.synthetic.charts.chart_tables import Table
+from internvl35.data.synthetic.colours import Colour
 from internvl35.data.synthetic.drawing import Box
-from internvl35.data.synthetic.printed.fonts import Colour
 from internvl35.data.synthetic.printed.paper import Paper
 
 
@@ -80,7 +81,9 @@ class Frame:
         self.is_lying = style.is_lying
         if style.is_lying:
             end_room = max(paper.widest(values) + gap_x, paper.widest(ticks) / 2)
-            self.left = gap_x + (paper.widest(labels) + gap_x if labels else 0)
+            # Half of the first number stands left of the axis.
+            first = math.ceil(paper.widest(ticks[:1]) / 2) + 2
+            self.left = gap_x + (paper.widest(labels) + gap_x if labels else max(0, first - gap_x))
             self.right = right - gap_x - end_room
             self.top, self.bottom = top, paper.canvas.height - (line if ticks else gap_y)
             self.slot = (self.bottom - self.top) / len(table.values)
@@ -89,7 +92,8 @@ class Frame:
             self.left = gap_x + (paper.widest(ticks) + gap_x if ticks else 0)
             self.right = right - gap_x
             self.top = top + (line if values else paper.cap // 2 + gap_y)
-            self.bottom = paper.canvas.height - (line if labels else 2 * gap_y)
+            below = paper.cap + gap_y + max(gap_y, paper.drop(labels))
+            self.bottom = paper.canvas.height - (below if labels else 2 * gap_y)
             self.slot = (self.right - self.left) / len(table.values)
             self.length = self.bottom - self.top
         self.least_slot = (

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import random
 
-from internvl35.data.synthetic.charts.charts import Table
+from internvl35.data.synthetic.charts.chart_tables import Table
 from internvl35.data.synthetic.drawing import Chance, Turn, wordings
 from internvl35.scoring import exact_match, extract_number
 
-_BRIEFLY = "\nAnswer the question using a single word or phrase."
+BRIEFLY = "\nAnswer the question using a single word or phrase."
+"""What ChartQA adds to a question."""
 
 LARGEST_WORDINGS = wordings(
     "Which {part} is the largest?",
@@ -25,8 +26,8 @@ LARGEST_WORDINGS = wordings(
     "Which {part} is the biggest?",
     "What has the highest value in this chart?",
     "What does the biggest {part} stand for?",
-    "Which {part} is the largest?" + _BRIEFLY,
-    "Which {part} has the greatest value?" + _BRIEFLY,
+    "Which {part} is the largest?" + BRIEFLY,
+    "Which {part} has the greatest value?" + BRIEFLY,
     "Tell me which {part} is the largest.",
     "In this chart, which {part} is the biggest?",
     "Where is the maximum?",
@@ -45,8 +46,8 @@ SMALLEST_WORDINGS = wordings(
     "Which {part} is the tiniest?",
     "What has the lowest value in this chart?",
     "What does the smallest {part} stand for?",
-    "Which {part} is the smallest?" + _BRIEFLY,
-    "Which {part} has the lowest value?" + _BRIEFLY,
+    "Which {part} is the smallest?" + BRIEFLY,
+    "Which {part} has the lowest value?" + BRIEFLY,
     "Tell me which {part} is the smallest.",
     "In this chart, which {part} is the smallest?",
     "Where is the minimum?",
@@ -65,8 +66,8 @@ VALUE_WORDINGS = wordings(
     "What number belongs to {label}?",
     "Tell me the value of {label}.",
     "Which number does the chart show for {label}?",
-    "What is the value of {label}?" + _BRIEFLY,
-    "What is the value for {label} in this chart?" + _BRIEFLY,
+    "What is the value of {label}?" + BRIEFLY,
+    "What is the value for {label} in this chart?" + BRIEFLY,
     "What does the chart show for {label}?",
     "How large is {label}?",
     "In this chart, what is the value of {label}?",
@@ -85,8 +86,8 @@ SPREAD_WORDINGS = wordings(
     "Give the difference between maximum and minimum.",
     "How much higher is the highest value than the lowest?",
     "What is the largest value minus the smallest value?",
-    "What is the difference between the largest and the smallest value?" + _BRIEFLY,
-    "What is the difference between the maximum and the minimum?" + _BRIEFLY,
+    "What is the difference between the largest and the smallest value?" + BRIEFLY,
+    "What is the difference between the maximum and the minimum?" + BRIEFLY,
     "Maximum minus minimum: how much is it?",
 )
 """Ways to ask for the largest less the smallest value."""
@@ -101,7 +102,7 @@ DIFFERENCE_WORDINGS = wordings(
     "How large is the difference between {label} and {other}?",
     "How much do {label} and {other} differ?",
     "Tell me the difference between {label} and {other}.",
-    "What is the difference between {label} and {other}?" + _BRIEFLY,
+    "What is the difference between {label} and {other}?" + BRIEFLY,
     "How far is {label} from {other}?",
     "What is the gap between {label} and {other}?",
     "In this chart, how far apart are {label} and {other}?",
@@ -120,7 +121,7 @@ COMPARE_WORDINGS = wordings(
     "Is {label} bigger than {other}?",
     "Is {label} larger than {other}? Answer yes or no.",
     "Is the value of {label} greater than the value of {other}? Please answer yes or no.",
-    "Is {label} greater than {other}?" + _BRIEFLY,
+    "Is {label} greater than {other}?" + BRIEFLY,
     "Has {label} a larger value than {other}?",
 )
 """Ways to ask whether one value is larger than another."""
@@ -136,7 +137,7 @@ COUNT_WORDINGS = wordings(
     "What number of {parts} does the chart have?",
     "Give the number of {parts}.",
     "Tell me how many {parts} there are.",
-    "How many {parts} are there?" + _BRIEFLY,
+    "How many {parts} are there?" + BRIEFLY,
     "Please count the {parts}.",
     "In this chart, how many {parts} are there?",
 )
@@ -155,7 +156,7 @@ COLOUR_WORDINGS = wordings(
     "In which color is {label} shown?",
     "What colour stands for {label}?",
     "What color stands for {label}?",
-    "What color is the {part} of {label}?" + _BRIEFLY,
+    "What color is the {part} of {label}?" + BRIEFLY,
     "Tell me the colour of the {part} of {label}.",
 )
 """Ways to ask for a colour."""
@@ -171,7 +172,7 @@ OWNER_WORDINGS = wordings(
     "What is the {colour} {part} called?",
     "Tell me what the {colour} {part} stands for.",
     "What does the {colour} {part} represent?",
-    "What is the label of the {colour} {part}?" + _BRIEFLY,
+    "What is the label of the {colour} {part}?" + BRIEFLY,
     "Which one is {colour}?",
     "In this chart, what is {colour}?",
 )
@@ -188,7 +189,7 @@ WHICH_WORDINGS = wordings(
     "Which {part} stands for {value}?",
     "Find the label with the value {value}.",
     "Which {part} stands at {value}?",
-    "Which {part} has the value {value}?" + _BRIEFLY,
+    "Which {part} has the value {value}?" + BRIEFLY,
     "What is the label of the {part} with the value {value}?",
     "Which one is at {value}?",
 )
@@ -205,8 +206,8 @@ SHARE_WORDINGS = wordings(
     "Give the percentage of {label}.",
     "Tell me the share of {label}.",
     "Read the percentage of {label}.",
-    "What percentage is {label}?" + _BRIEFLY,
-    "What share of the pie is {label}?" + _BRIEFLY,
+    "What percentage is {label}?" + BRIEFLY,
+    "What share of the pie is {label}?" + BRIEFLY,
     "What part of the whole is {label}, in per cent?",
 )
 """Ways to ask for a printed share."""
@@ -222,7 +223,7 @@ TITLE_WORDINGS = wordings(
     "What does it say above the chart?",
     "Tell me the title of this chart.",
     "What is written over the chart?",
-    "What is the title of the chart?" + _BRIEFLY,
+    "What is the title of the chart?" + BRIEFLY,
     "Give the title of the chart.",
     "Name the title of the chart.",
 )

@@ -1,6 +1,6 @@
 """Line charts with one or two lines of marked points, with or without grid and legend.
 
-What they show is left to :mod:`internvl35.data.synthetic.charts.charts`, what is asked to
+What they show is left to :mod:`internvl35.data.synthetic.charts.chart_tables`, what is asked to
 :mod:`internvl35.data.synthetic.charts.line_questions`. No counterpart in the paper.
 """
 
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from PIL import Image, ImageDraw
 
+from internvl35.data.synthetic.canvas import choose_single_canvas
 from internvl35.data.synthetic.charts.chart_frame import AxisStyle, Frame, draw_axes
 from internvl35.data.synthetic.charts.chart_questions import (
     TITLE_WORDINGS,
     choose_turns,
     score_chart,
 )
-from internvl35.data.synthetic.charts.charts import (
+from internvl35.data.synthetic.charts.chart_tables import (
     Scale,
     Table,
     chart_colours,
@@ -25,9 +26,9 @@ from internvl35.data.synthetic.charts.charts import (
     write_title,
 )
 from internvl35.data.synthetic.charts.line_questions import Series, ask_lines
+from internvl35.data.synthetic.colours import vary_colour
 from internvl35.data.synthetic.drawing import Chance, Drawing, Turn
 from internvl35.data.synthetic.printed.paper import Paper
-from internvl35.data.synthetic.shapes.scene import choose_single_canvas, vary_colour
 
 _SCALE = 2
 _LEGEND_NAMES = (

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from internvl35.data.synthetic.charts.chart_questions import COMPARE_WORDINGS, COUNT_WORDINGS
-from internvl35.data.synthetic.charts.charts import Table
+from internvl35.data.synthetic.charts.chart_questions import (
+    BRIEFLY,
+    COMPARE_WORDINGS,
+    COUNT_WORDINGS,
+)
+from internvl35.data.synthetic.charts.chart_tables import Table
 from internvl35.data.synthetic.drawing import Chance, Turn, wordings
-
-_BRIEFLY = "\nAnswer the question using a single word or phrase."
 
 HIGHEST_WORDINGS = wordings(
     "Where is {line} highest?",
@@ -25,8 +27,8 @@ HIGHEST_WORDINGS = wordings(
     "Where is the top point of {line}?",
     "At what label does {line} reach its maximum?",
     "Tell me where {line} is highest.",
-    "Where is {line} highest?" + _BRIEFLY,
-    "At which label is {line} highest?" + _BRIEFLY,
+    "Where is {line} highest?" + BRIEFLY,
+    "At which label is {line} highest?" + BRIEFLY,
     "Where has {line} its largest value?",
 )
 """Ways to ask where a line is highest; ``{line}`` is "the red line" or the like."""
@@ -42,8 +44,8 @@ LOWEST_WORDINGS = wordings(
     "Where is the bottom point of {line}?",
     "At what label does {line} reach its minimum?",
     "Tell me where {line} is lowest.",
-    "Where is {line} lowest?" + _BRIEFLY,
-    "At which label is {line} lowest?" + _BRIEFLY,
+    "Where is {line} lowest?" + BRIEFLY,
+    "At which label is {line} lowest?" + BRIEFLY,
     "Where has {line} its smallest value?",
 )
 """Ways to ask where a line is lowest."""
@@ -59,8 +61,8 @@ VALUE_WORDINGS = wordings(
     "Tell me the value of {line} at {label}.",
     "Which number does {line} have at {label}?",
     "Where does {line} stand at {label}? Give the number.",
-    "What is the value of {line} at {label}?" + _BRIEFLY,
-    "How high is {line} at {label}?" + _BRIEFLY,
+    "What is the value of {line} at {label}?" + BRIEFLY,
+    "How high is {line} at {label}?" + BRIEFLY,
     "In this chart, what is the value of {line} at {label}?",
 )
 """Ways to ask for the value of a line at a label."""
@@ -76,7 +78,7 @@ ABOVE_WORDINGS = wordings(
     "At {label}, does {line} exceed {other}?",
     "Is {line} above {other} at {label}? Answer yes or no.",
     "Is {line} higher than {other} at {label}? Please answer yes or no.",
-    "Is {line} above {other} at {label}?" + _BRIEFLY,
+    "Is {line} above {other} at {label}?" + BRIEFLY,
     "Does {line} exceed {other} at {label}?",
     "Looking at {label}, is {line} above {other}?",
 )
@@ -93,7 +95,7 @@ TREND_WORDINGS = wordings(
     "From {label} to {other}, is {line} going up or down?",
     "Does {line} run up or down from {label} to {other}?",
     "Tell me whether {line} goes up or down from {label} to {other}.",
-    "Does {line} go up or down from {label} to {other}?" + _BRIEFLY,
+    "Does {line} go up or down from {label} to {other}?" + BRIEFLY,
     "Say up or down: the way of {line} from {label} to {other}.",
     "In which direction does {line} go from {label} to {other}, up or down?",
 )
@@ -112,7 +114,7 @@ COLOUR_WORDINGS = wordings(
     "In which color is {line} drawn?",
     "Tell me the colour of {line}.",
     "Say the color of {line}.",
-    "What color is {line}?" + _BRIEFLY,
+    "What color is {line}?" + BRIEFLY,
 )
 """Ways to ask for the colour of a line."""
 

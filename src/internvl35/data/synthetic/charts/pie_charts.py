@@ -1,6 +1,6 @@
 """Pie charts whose labels stand in the slices, beside them or in a legend.
 
-Labels and titles are left to :mod:`internvl35.data.synthetic.charts.charts`, what is asked to
+Labels and titles are left to :mod:`internvl35.data.synthetic.charts.chart_tables`, what is asked to
 :mod:`internvl35.data.synthetic.charts.chart_questions`. No counterpart in the paper.
 """
 
@@ -13,6 +13,7 @@ from itertools import combinations, pairwise
 
 from PIL import Image, ImageDraw
 
+from internvl35.data.synthetic.canvas import choose_single_canvas, is_apart
 from internvl35.data.synthetic.charts.chart_frame import draw_legend
 from internvl35.data.synthetic.charts.chart_questions import (
     SHARE_WORDINGS,
@@ -25,7 +26,7 @@ from internvl35.data.synthetic.charts.chart_questions import (
     choose_turns,
     score_chart,
 )
-from internvl35.data.synthetic.charts.charts import (
+from internvl35.data.synthetic.charts.chart_tables import (
     Scale,
     Table,
     chart_colours,
@@ -33,10 +34,9 @@ from internvl35.data.synthetic.charts.charts import (
     choose_title,
     write_title,
 )
+from internvl35.data.synthetic.colours import Colour, ink_on, vary_colour
 from internvl35.data.synthetic.drawing import Box, Chance, Drawing, Turn
-from internvl35.data.synthetic.printed.fonts import Colour
 from internvl35.data.synthetic.printed.paper import Paper
-from internvl35.data.synthetic.shapes.scene import choose_single_canvas, vary_colour
 
 _SCALE = 2
 _UNIT = 5  # shares are multiples of this
@@ -92,10 +92,6 @@ def _list_shares(num: int) -> tuple[tuple[int, ...], ...]:
 def _text_box(paper: Paper, text: str, x: float, y: float, align: float = 0.5) -> Box:
     left = x - align * paper.width(text)
     return left - 3, y - paper.cap / 2 - 3, left + paper.width(text) + 3, y + paper.cap / 2 + 3
-
-
-def _overlap(one: Box, two: Box) -> bool:
-    return one[0] < two[2] and two[0] < one[2] and one[1] < two[3] and two[1] < one[3]
 
 
 class _Plan:
@@ -174,7 +170,7 @@ class _Plan:
             and box[1] >= self.top - 2
             and box[2] <= canvas.width
             and box[3] <= canvas.height
-            and not any(_overlap(box, other) for other in boxes[:place] + boxes[place + 1 :])
+            and all(is_apart(box, other, 0, 0) for other in boxes[:place] + boxes[place + 1 :])
         )
 
 
@@ -198,7 +194,7 @@ def _draw_pie(chance: Chance, plan: _Plan) -> None:
         half = min(0.32 * reach, 0.42 * reach * math.sin(math.pi * min(0.5, share / 100)))
         for label in ("part:slice", f"colour:{colour}"):
             paper.mark(label, (x - half, y - half, x + half, y + half))
-    inks: list[Colour] = [paper.ink_on(fill) for fill in plan.fills]
+    inks: list[Colour] = [ink_on(fill) for fill in plan.fills]
     for (text, x, y, align), slice_ in plan.print:
         paper.write(text, x, y + paper.cap / 2, align, inks[slice_] if slice_ >= 0 else None)
 

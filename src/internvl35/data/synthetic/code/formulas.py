@@ -12,12 +12,12 @@ import re
 
 from PIL import Image
 
+from internvl35.data.synthetic.canvas import TILE_SIZE, Canvas, choose_tile_canvas
 from internvl35.data.synthetic.code.formula_grammar import choose_formula, spell
 from internvl35.data.synthetic.code.formula_layout import Layout, lay_out, print_formula
+from internvl35.data.synthetic.colours import Colour
 from internvl35.data.synthetic.drawing import Chance, Drawing, Pool, Turn, wordings
 from internvl35.data.synthetic.labels import Mark
-from internvl35.data.synthetic.printed.fonts import Colour
-from internvl35.data.synthetic.shapes.scene import TILE_SIZE, Canvas, choose_tile_canvas
 from internvl35.scoring import edit_distance
 
 FORMULA_WORDINGS = wordings(

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from internvl35.data.synthetic.shapes.scene import COLOURS
+from internvl35.data.synthetic.colours import COLOURS
 from internvl35.errors import DataError
 
 SVG_SIDE = 100

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from internvl35.data.synthetic.canvas import TILE_SIZE
 from internvl35.data.synthetic.code.svg_code import (
     SVG_COLOURS,
     SVG_SHAPES,
@@ -27,9 +28,9 @@ from internvl35.data.synthetic.code.svg_code import (
     write_shape,
     write_svg,
 )
+from internvl35.data.synthetic.colours import vary_colour
 from internvl35.data.synthetic.drawing import Chance, Drawing, Turn, wordings
 from internvl35.data.synthetic.labels import SHAPES, Mark
-from internvl35.data.synthetic.shapes.scene import TILE_SIZE, vary_colour
 from internvl35.errors import DataError
 
 PICTURE_WORDINGS = wordings(

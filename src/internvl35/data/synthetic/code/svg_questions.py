@@ -12,10 +12,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from internvl35.data.synthetic.answers import score_short
 from internvl35.data.synthetic.code.svg_code import SVG_COLOURS, SVG_SHAPES, SvgShape, write_svg
 from internvl35.data.synthetic.code.svg_drawing import choose_shapes
 from internvl35.data.synthetic.drawing import Chance, Drawing, Pool, Turn, wordings
-from internvl35.scoring import exact_match, extract_number
+from internvl35.data.synthetic.naming import plural, with_article
 
 FRAMES = wordings(
     "Examine the following SVG code carefully and answer the question based on your interpretation "
@@ -192,7 +193,7 @@ def _count_questions(rng: random.Random, shapes: Sequence[SvgShape]) -> list[_Qu
     by_colour = rng.choice(colours) if rng.random() < 0.8 else rng.choice(SVG_COLOURS)
     asked = (
         (rng.choice(("shapes", "objects")), len(shapes)),
-        (f"{by_shape}s", kinds.count(by_shape)),
+        (plural(by_shape), kinds.count(by_shape)),
         (f"{by_colour} {rng.choice(('shapes', 'objects'))}", colours.count(by_colour)),
     )
     return [
@@ -213,7 +214,7 @@ def _near(rng: random.Random, count: int) -> list[int]:
 
 
 def _join(names: Sequence[str]) -> str:
-    named = [f"{'an' if name[0] in 'aeiou' else 'a'} {name}" for name in names]
+    named = [with_article(name) for name in names]
     return named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
 
 
@@ -324,10 +325,7 @@ class SvgQuestions:
         """
         if turn.answer in _LETTERS:
             return {"right": float(_extract_letter(answer) == turn.answer)}
-        stated = answer[:200].rpartition("Answer:")[2]
-        if turn.kind == "count":
-            return {"right": float(extract_number(stated) == float(turn.answer))}
-        return {"right": float(exact_match(turn.answer, stated))}
+        return score_short(turn, answer[:200].rpartition("Answer:")[2])
 
 
 _STATED = re.compile(r"answer\s*:\s*\**\(?([A-D])\b", re.IGNORECASE)

@@ -15,6 +15,7 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
+from internvl35.data.synthetic.colours import Colour
 from internvl35.data.synthetic.drawing import Chance, Pool
 from internvl35.data.synthetic.labels import GLYPHS, Mark
 from internvl35.errors import DataError
@@ -52,8 +53,6 @@ FONTS: Pool[str] = Pool(
 
 PLAIN_FONT = "DejaVuSans"
 """What the easiest pictures print with."""
-
-Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)

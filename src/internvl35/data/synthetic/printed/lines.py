@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
+from internvl35.data.synthetic.canvas import Canvas, choose_canvas, choose_tile_canvas
 from internvl35.data.synthetic.drawing import Chance, Drawing, Turn, wordings
 from internvl35.data.synthetic.printed.fonts import can_print, cap_share, choose_font, text_width
 from internvl35.data.synthetic.printed.phrases import LEAST_LIMIT, choose_phrase
@@ -20,7 +21,6 @@ from internvl35.data.synthetic.printed.typesetting import (
     place_block,
     set_block,
 )
-from internvl35.data.synthetic.shapes.scene import Canvas, choose_canvas, choose_tile_canvas
 from internvl35.scoring import edit_distance
 
 LINE_WORDINGS = wordings(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from PIL import Image
 
+from internvl35.data.synthetic.canvas import TILE_SIZE
 from internvl35.data.synthetic.drawing import Chance, Drawing, Turn, wordings
 from internvl35.data.synthetic.labels import Mark
 from internvl35.data.synthetic.printed.fonts import (
@@ -18,7 +19,6 @@ from internvl35.data.synthetic.printed.fonts import (
 )
 from internvl35.data.synthetic.printed.typesetting import choose_inks, ink_box
 from internvl35.data.synthetic.printed.words import choose_code, choose_number, choose_word
-from internvl35.data.synthetic.shapes.scene import TILE_SIZE
 
 WORD_SHARE = 0.4
 """How many pages are sparse and made of words, as later pictures are."""

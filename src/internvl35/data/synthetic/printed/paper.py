@@ -9,17 +9,18 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
+from internvl35.data.synthetic.canvas import Canvas
+from internvl35.data.synthetic.colours import Colour, choose_background
 from internvl35.data.synthetic.drawing import Box, Chance
 from internvl35.data.synthetic.labels import Mark
 from internvl35.data.synthetic.printed.fonts import (
-    Colour,
     choose_font,
     load_glyph,
     print_line,
     size_for_caps,
     text_width,
 )
-from internvl35.data.synthetic.shapes.scene import Canvas, choose_background
+from internvl35.data.synthetic.printed.typesetting import ink_box
 
 MIN_CAP_HEIGHT = 9.0
 """Height of a capital in pixels that remains when the picture is shrunk to one tile."""
@@ -69,6 +70,10 @@ class Paper:
         """Pixels that the longest of some lines takes, 0 without any."""
         return max((self.width(text) for text in texts), default=0)
 
+    def drop(self, texts: Sequence[str]) -> int:
+        """Pixels that the deepest of some lines reaches below its base line, 0 without any."""
+        return max((ink_box(text, self.font, self.size)[3] for text in texts), default=0)
+
     def write(
         self, text: str, x: float, base: float, align: float = 0, ink: Colour | None = None
     ) -> None:
@@ -109,8 +114,3 @@ class Paper:
                 ),
             )
         )
-
-    def ink_on(self, colour: Colour) -> Colour:
-        """Black or white, whichever can be read on a colour."""
-        red, green, blue = colour
-        return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 120 else (255, 255, 255)

@@ -6,14 +6,23 @@ What is printed is left to :mod:`internvl35.data.synthetic.printed.words`, how t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from PIL import Image
 
+from internvl35.data.synthetic.canvas import Canvas, choose_canvas, choose_tile_canvas, is_apart
+from internvl35.data.synthetic.colours import (
+    COLOURS,
+    Colour,
+    brightness,
+    choose_background,
+    vary_colour,
+)
 from internvl35.data.synthetic.drawing import Box, Chance, Drawing, Pool, Turn
 from internvl35.data.synthetic.labels import Mark
-from internvl35.data.synthetic.printed.fonts import Colour, choose_font
+from internvl35.data.synthetic.printed.fonts import choose_font
 from internvl35.data.synthetic.printed.reading_wordings import (
     COLOURED_WORDINGS,
     FIRST_WORDINGS,
@@ -30,7 +39,6 @@ from internvl35.data.synthetic.printed.typesetting import (
     Block,
     Legible,
     bound_marks,
-    brightness,
     choose_inks,
     place_block,
     set_block,
@@ -40,14 +48,6 @@ from internvl35.data.synthetic.printed.words import (
     choose_code,
     choose_number,
     choose_word,
-)
-from internvl35.data.synthetic.shapes.scene import (
-    COLOURS,
-    Canvas,
-    choose_background,
-    choose_canvas,
-    choose_tile_canvas,
-    vary_colour,
 )
 from internvl35.scoring import exact_match
 
@@ -128,16 +128,13 @@ def _find_place(
     chance: Chance, block: Block, canvas: Canvas, others: Sequence[Box], *, is_row: bool
 ) -> Box | None:
     gap_x, gap_y = (6 * shrink for shrink in canvas.shrink)
+    if is_row:
+        gap_y = math.inf  # above each other does not count
     left, top, right, bottom = block.ink
     for _ in range(12):
         x, y = place_block(chance, block, canvas)
         box = (x, y, x + right - left, y + bottom - top)
-        if all(
-            box[0] - gap_x >= other[2]
-            or box[2] + gap_x <= other[0]
-            or (not is_row and (box[1] - gap_y >= other[3] or box[3] + gap_y <= other[1]))
-            for other in others
-        ):
+        if all(is_apart(box, other, gap_x, gap_y) for other in others):
             return box
     return None
 

@@ -10,15 +10,12 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
+from internvl35.data.synthetic.canvas import Canvas, choose_canvas, choose_tile_canvas
+from internvl35.data.synthetic.colours import Colour
 from internvl35.data.synthetic.drawing import Chance, Drawing, Pool, Turn, wordings
 from internvl35.data.synthetic.labels import Mark
-from internvl35.data.synthetic.printed.fonts import (
-    Colour,
-    can_print,
-    choose_font,
-    print_line,
-    text_width,
-)
+from internvl35.data.synthetic.naming import ORDINALS
+from internvl35.data.synthetic.printed.fonts import can_print, choose_font, print_line, text_width
 from internvl35.data.synthetic.printed.lines import NTH_WORDINGS, SMALLEST, line_scores
 from internvl35.data.synthetic.printed.typesetting import (
     Block,
@@ -27,7 +24,6 @@ from internvl35.data.synthetic.printed.typesetting import (
     place_block,
     set_block,
 )
-from internvl35.data.synthetic.shapes.scene import Canvas, choose_canvas, choose_tile_canvas
 
 PRICE_WORDINGS = wordings(
     "What does the {item} cost?",
@@ -130,7 +126,6 @@ MAX_ITEMS = 5
 
 _SHOPS = ("CORNER SHOP", "City Market", "GREEN FARM", "Book & Cup", "RECEIPT", "Prices", "BAKERY")
 _TOTALS = ("Total", "TOTAL", "Total", "Sum", "total")
-_NTHS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
 
 
 @dataclass(frozen=True)
@@ -218,7 +213,7 @@ def _ask(chance: Chance, receipt: _Receipt) -> tuple[Turn, ...]:
     lines = [f"{left} {right}".strip() for left, right in receipt.rows]
     (name, price), (other, other_price) = rng.sample(receipt.items, 2)
     which = rng.randrange(len(lines))
-    nth = "last" if which == len(lines) - 1 and rng.random() < 0.5 else _NTHS[which]
+    nth = "last" if which == len(lines) - 1 and rng.random() < 0.5 else ORDINALS[which]
     turns = [
         chance.turn(PRICE_WORDINGS, price, "receipt item", parts={"item": name.lower()}),
         chance.turn(TOTAL_WORDINGS, receipt.total[1], "receipt total"),

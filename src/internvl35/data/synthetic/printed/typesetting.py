@@ -13,16 +13,11 @@ from functools import cached_property
 
 from PIL import Image
 
+from internvl35.data.synthetic.canvas import TILE_SIZE, Canvas
+from internvl35.data.synthetic.colours import Colour, brightness
 from internvl35.data.synthetic.drawing import Box, Chance
 from internvl35.data.synthetic.labels import Mark
-from internvl35.data.synthetic.printed.fonts import (
-    Colour,
-    cap_share,
-    load_glyph,
-    print_line,
-    text_width,
-)
-from internvl35.data.synthetic.shapes.scene import TILE_SIZE, Canvas
+from internvl35.data.synthetic.printed.fonts import cap_share, load_glyph, print_line, text_width
 
 MIN_CONTRAST = 95.0
 """Least difference in brightness, 0 to 255, of print and paper."""
@@ -110,12 +105,6 @@ def ink_box(line: str, font: str, size: int) -> tuple[int, int, int, int]:
             bottom = max(bottom, glyph.top + height)
         pen += glyph.advance
     return left, top, right, bottom
-
-
-def brightness(colour: Colour) -> float:
-    """How bright a colour looks, 0 to 255."""
-    red, green, blue = colour
-    return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
 def choose_inks(chance: Chance) -> tuple[Colour, Colour]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from internvl35.data.synthetic.printed.fonts import Colour
+from internvl35.data.synthetic.colours import Colour
 
 _SCALE = 2
 

@@ -9,6 +9,7 @@ import math
 import random
 from dataclasses import dataclass
 
+from internvl35.data.synthetic.canvas import is_apart
 from internvl35.data.synthetic.drawing import Box
 
 _STRAIGHT = 2.2  # of a direction along a wall: longer by this in one way than in the other
@@ -146,17 +147,12 @@ def place_pieces(
         for _ in range(30):
             x = round(left + 2 + room_x * rng.random())
             y = round(top + 2 + room_y * rng.random())
-            if all(
-                x - gap >= box[2]
-                or x + width + gap <= box[0]
-                or y - gap >= box[3]
-                or y + height + gap <= box[1]
-                for box in taken
-            ):
+            whole = (x, y, x + width, y + height)
+            if all(is_apart(whole, other, gap, gap) for other in taken):
                 start = x + (width - size.width) // 2
                 box = (start, y, start + size.width, y + size.height)
                 placed.append(Piece(size.name, box, size.quarters))
-                taken.append((x, y, x + width, y + height))
+                taken.append(whole)
                 break
         else:
             return None

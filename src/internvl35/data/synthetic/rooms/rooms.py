@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from internvl35.data.synthetic.answers import score_short
+from internvl35.data.synthetic.canvas import choose_single_canvas
 from internvl35.data.synthetic.choosing import ask_some
+from internvl35.data.synthetic.colours import Colour
 from internvl35.data.synthetic.drawing import Box, Chance, Drawing, Turn
-from internvl35.data.synthetic.printed.fonts import Colour
 from internvl35.data.synthetic.printed.paper import Paper
 from internvl35.data.synthetic.rooms.furniture import KINDS, Tints, draw_symbol
 from internvl35.data.synthetic.rooms.room_plans import Piece, Room, Size, place_pieces
 from internvl35.data.synthetic.rooms.room_questions import ask_room
-from internvl35.data.synthetic.shapes.scene import choose_single_canvas
-from internvl35.scoring import exact_match, extract_number
 
-_NUMERIC = ("count", "area", "length")
 _MAX_COUNT = 4
 _MAX_PIECES = 7
 _LEAST_SQUEEZE = 0.86
@@ -239,8 +238,6 @@ class Rooms:
 
     def score(self, turn: Turn, answer: str) -> dict[str, float]:
         """Right if the answer is the name, the side, the letter or exactly the number."""
-        if turn.kind in _NUMERIC:
-            return {"right": float(extract_number(answer) == float(turn.answer))}
         if turn.kind == "choice":  # VSI-Bench takes the first word
             answer = (answer.split() or [""])[0].rstrip(".:)")
-        return {"right": float(exact_match(turn.answer, answer))}
+        return score_short(turn, answer)

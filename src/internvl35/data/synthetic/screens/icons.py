@@ -12,9 +12,9 @@ from functools import lru_cache
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
+from internvl35.data.synthetic.colours import Colour
 from internvl35.data.synthetic.drawing import Box, Pool
 from internvl35.data.synthetic.labels import Mark
-from internvl35.data.synthetic.printed.fonts import Colour
 
 
 @dataclass(frozen=True)

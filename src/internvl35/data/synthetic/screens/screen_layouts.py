@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from PIL import ImageDraw
 
+from internvl35.data.synthetic.canvas import TILE_SIZE, Canvas
 from internvl35.data.synthetic.drawing import Chance
 from internvl35.data.synthetic.labels import Mark
 from internvl35.data.synthetic.screens.screen_rows import Rows, start_screen
 from internvl35.data.synthetic.screens.widgets import Rect, Screen
-from internvl35.data.synthetic.shapes.scene import TILE_SIZE, Canvas
 
 ONE_TILE_SHARE = 0.94
 """How many hard screens fill one tile; the others fill two or four."""

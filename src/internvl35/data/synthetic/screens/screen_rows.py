@@ -10,6 +10,7 @@ import math
 
 from PIL import Image
 
+from internvl35.data.synthetic.canvas import Canvas
 from internvl35.data.synthetic.drawing import Chance
 from internvl35.data.synthetic.printed.fonts import cap_share, choose_font, text_width
 from internvl35.data.synthetic.screens.icons import ICON_NAMES
@@ -21,7 +22,6 @@ from internvl35.data.synthetic.screens.screen_words import (
     choose_label,
 )
 from internvl35.data.synthetic.screens.widgets import Rect, Screen
-from internvl35.data.synthetic.shapes.scene import Canvas
 
 MIN_CAP_HEIGHT = 9.2
 """Height of a capital in pixels that remains when the picture is pressed into one tile."""

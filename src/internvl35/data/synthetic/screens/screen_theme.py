@@ -9,8 +9,8 @@ from __future__ import annotations
 import colorsys
 from dataclasses import dataclass
 
+from internvl35.data.synthetic.colours import Colour, brightness
 from internvl35.data.synthetic.drawing import Chance
-from internvl35.data.synthetic.printed.fonts import Colour
 from internvl35.data.synthetic.screens.icons import ICON_STYLES, IconStyle
 
 _WHITE: Colour = (255, 255, 255)
@@ -46,12 +46,7 @@ class Theme:
 
 def legible_on(ground: Colour) -> Colour:
     """Black or white, whichever can be read on a colour."""
-    return (16, 16, 18) if _brightness(ground) > 135 else (250, 250, 250)
-
-
-def _brightness(colour: Colour) -> float:
-    red, green, blue = colour
-    return 0.299 * red + 0.587 * green + 0.114 * blue
+    return (16, 16, 18) if brightness(ground) > 135 else (250, 250, 250)
 
 
 def mix(one: Colour, other: Colour, share: float) -> Colour:
@@ -82,7 +77,7 @@ def choose_theme(chance: Chance) -> Theme:
     accent_hue = rng.random()
     while True:
         accent = _from_hsv(accent_hue, rng.uniform(0.35, 0.95), rng.uniform(0.4, 0.95))
-        if abs(_brightness(accent) - _brightness(ground)) > 50:
+        if abs(brightness(accent) - brightness(ground)) > 50:
             break
     paper = mix(ground, _WHITE, rng.uniform(0.05, 0.15) if is_dark else rng.uniform(0.5, 1.0))
     bar = accent if rng.random() < 0.3 else mix(ground, ink, rng.uniform(0.06, 0.2))

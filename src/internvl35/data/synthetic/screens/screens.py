@@ -18,6 +18,7 @@ from internvl35.data.grounding import (
     write_click,
 )
 from internvl35.data.synthetic.drawing import Box, Chance, Drawing, Pool, Turn
+from internvl35.data.synthetic.naming import plural, with_article
 from internvl35.data.synthetic.screens.icons import ICON_NAMES
 from internvl35.data.synthetic.screens.screen_layouts import compose_screen
 from internvl35.data.synthetic.screens.screen_places import tell_apart
@@ -270,7 +271,7 @@ class _Asker:
             shown = {widget.icon for widget in self.icons}
             icons = [icon for icon in ICON_NAMES if (icon in shown) == is_there]
             icon = rng.choice(icons)
-            name = f"{'an' if icon[0] in 'aeiou' else 'a'} {icon} icon"
+            name = with_article(f"{icon} icon")
         else:
             options = [widget for widget in self.labelled if widget.kind in NOUNS]
             if not options:
@@ -303,7 +304,7 @@ class _Asker:
         kind = self.rng.choice(kinds)
         if self.rng.random() < 0.12:
             kind = self.rng.choice(("checkbox", "field", "radio", "tab", "link"))
-        things = f"{NOUNS.get(kind, 'icon')}{'es' if kind == 'checkbox' else 's'}"
+        things = plural(NOUNS.get(kind, "icon"))
         group = [widget for widget in widgets if widget.kind == kind]
         if kind == "checkbox" and group and self.rng.random() < 0.4:
             things = self.rng.choice(("ticked boxes", "checked boxes"))

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 
 from PIL import Image, ImageDraw
 
+from internvl35.data.synthetic.colours import Colour
 from internvl35.data.synthetic.drawing import Box
 from internvl35.data.synthetic.labels import Mark
-from internvl35.data.synthetic.printed.fonts import Colour, print_line, text_width
+from internvl35.data.synthetic.printed.fonts import print_line, text_width
 from internvl35.data.synthetic.screens.icons import draw_icon
 from internvl35.data.synthetic.screens.screen_theme import Theme, legible_on, mix
 

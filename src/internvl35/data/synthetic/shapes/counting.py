@@ -6,24 +6,13 @@ paper.
 
 from __future__ import annotations
 
+from internvl35.data.synthetic.answers import score_short
+from internvl35.data.synthetic.canvas import Canvas, choose_canvas, choose_tile_canvas, place_boxes
+from internvl35.data.synthetic.colours import choose_background, colours_on
 from internvl35.data.synthetic.drawing import Box, Chance, Drawing, Turn, wordings
 from internvl35.data.synthetic.labels import SHAPES
-from internvl35.data.synthetic.shapes.scene import (
-    Canvas,
-    choose_background,
-    choose_canvas,
-    choose_tile_canvas,
-    colours_on,
-    place_boxes,
-)
-from internvl35.data.synthetic.shapes.things import (
-    Thing,
-    choose_filling,
-    draw_things,
-    mark_things,
-    plural,
-)
-from internvl35.scoring import extract_number
+from internvl35.data.synthetic.naming import plural
+from internvl35.data.synthetic.shapes.things import Thing, choose_filling, draw_things, mark_things
 
 WORDINGS = wordings(
     "How many {things} are there?",
@@ -145,4 +134,4 @@ class Counting:
 
     def score(self, turn: Turn, answer: str) -> dict[str, float]:
         """Right if the answer states the expected number and no other."""
-        return {"right": float(extract_number(answer) == float(turn.answer))}
+        return score_short(turn, answer)

@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from internvl35.data.synthetic.answers import score_short
+from internvl35.data.synthetic.canvas import Canvas, choose_small_canvas, place_sizes
 from internvl35.data.synthetic.choosing import Asking, ask_some
+from internvl35.data.synthetic.colours import choose_background, colours_on, vary_colour
 from internvl35.data.synthetic.drawing import Box, Chance, Drawing, Turn
+from internvl35.data.synthetic.naming import ORDINALS
 from internvl35.data.synthetic.shapes import motion_wordings as asked
-from internvl35.data.synthetic.shapes.scene import (
-    Canvas,
-    choose_background,
-    colours_on,
-    place_sizes,
-    vary_colour,
-)
 from internvl35.data.synthetic.shapes.things import (
     Thing,
     choose_pairs,
@@ -26,7 +23,6 @@ from internvl35.data.synthetic.shapes.things import (
     paint_things,
     refer,
 )
-from internvl35.scoring import exact_match, extract_number
 
 NUM_FRAMES = 4
 """Frames of a video."""
@@ -37,7 +33,6 @@ MAX_TURNS = 5
 _STEPS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 _SIDES = (0.17, 0.25)  # of the frame's shorter side
 _PATHS = (0.34, 0.55)
-_ORDINALS = ("first", "second", "third", "fourth")
 
 
 @dataclass(frozen=True)
@@ -75,13 +70,6 @@ class _Actor:
         left += round((right - left - self.side) * (done if x >= 0 else 1 - done))
         top += round((bottom - top - self.side) * (done if y >= 0 else 1 - done))
         return Thing(*self.pair, (left, top, left + self.side, top + self.side))
-
-
-def _choose_canvas(chance: Chance) -> Canvas:
-    if not chance.is_hard():
-        return Canvas(112, 112)
-    width = chance.rng.randint(96, 130)
-    return Canvas(width, min(130, max(96, round(width * chance.rng.uniform(0.85, 1.18)))))
 
 
 def _cast(
@@ -163,7 +151,7 @@ def _ask_order(chance: Chance, actors: list[_Actor]) -> Iterator[Asking]:
     rng, things = chance.rng, [actor.thing for actor in actors]
     order = sorted(actors, key=lambda actor: actor.first)
     for place, actor in enumerate(order):
-        words = [_ORDINALS[place]]
+        words = [ORDINALS[place]]
         if place == len(order) - 1:
             words.append("last")
         parts = {"place": rng.choice(words)}
@@ -210,7 +198,8 @@ class Motion:
     def draw(self, chance: Chance) -> Drawing:
         """Draw a video of one of three kinds; a higher level has more that stands still."""
         rng = chance.rng
-        canvas, background = _choose_canvas(chance), choose_background(chance)
+        canvas = choose_small_canvas(chance, plain=112, largest=130)
+        background = choose_background(chance)
         known = colours_on(background)
         way = rng.random()
         if way < 0.5:
@@ -234,6 +223,4 @@ class Motion:
 
     def score(self, turn: Turn, answer: str) -> dict[str, float]:
         """Right if the answer is the expected number or name; case and articles do not count."""
-        if turn.answer.isdigit():
-            return {"right": float(extract_number(answer) == float(turn.answer))}
-        return {"right": float(exact_match(turn.answer, answer))}
+        return score_short(turn, answer)

@@ -9,15 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
+from internvl35.data.synthetic.answers import score_short
+from internvl35.data.synthetic.canvas import Canvas, choose_single_canvas, place_boxes
 from internvl35.data.synthetic.choosing import Asking, ask_some
+from internvl35.data.synthetic.colours import choose_background, colours_on
 from internvl35.data.synthetic.drawing import Box, Chance, Drawing, Turn, wordings
-from internvl35.data.synthetic.shapes.scene import (
-    Canvas,
-    choose_background,
-    choose_single_canvas,
-    colours_on,
-    place_boxes,
-)
 from internvl35.data.synthetic.shapes.things import (
     Thing,
     choose_pairs,
@@ -25,7 +21,6 @@ from internvl35.data.synthetic.shapes.things import (
     mark_things,
     refer,
 )
-from internvl35.scoring import exact_match
 
 SIDE_WORDINGS = wordings(
     "Is the {one} to the left or to the right of the {two}?",
@@ -325,6 +320,4 @@ class Relations:
 
     def score(self, turn: Turn, answer: str) -> dict[str, float]:
         """Right if the answer is the expected one; case, articles and spelling do not count."""
-        return {
-            "right": float(exact_match(turn.answer, answer.lower().replace("center", "centre")))
-        }
+        return score_short(turn, answer.lower().replace("center", "centre"))

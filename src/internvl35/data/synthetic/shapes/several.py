@@ -9,26 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from internvl35.data.synthetic.answers import score_short
+from internvl35.data.synthetic.canvas import Canvas, choose_small_canvas, is_apart, place_sizes
 from internvl35.data.synthetic.choosing import Asking, ask_some
+from internvl35.data.synthetic.colours import choose_background, colours_on, vary_colour
 from internvl35.data.synthetic.drawing import Box, Chance, Drawing, Turn
 from internvl35.data.synthetic.labels import SHAPES
+from internvl35.data.synthetic.naming import ORDINALS, plural, with_article
 from internvl35.data.synthetic.shapes import several_wordings as asked
-from internvl35.data.synthetic.shapes.scene import (
-    Canvas,
-    choose_background,
-    colours_on,
-    place_sizes,
-    vary_colour,
-)
-from internvl35.data.synthetic.shapes.things import (
-    Thing,
-    choose_pairs,
-    mark_things,
-    paint_things,
-    plural,
-    with_article,
-)
-from internvl35.scoring import exact_match, extract_number
+from internvl35.data.synthetic.shapes.things import Thing, choose_pairs, mark_things, paint_things
 
 SAME_SHARE = 0.42
 """How many pairs of pictures agree; less is asked about them, so that half of the first questions
@@ -40,16 +29,8 @@ MAX_TURNS = 5
 _SIDES = (0.17, 0.24)  # of the picture's shorter side
 _SHRUNK = 0.55  # of the side, where a size changes
 _LEAST_MOVE = 0.35  # of the picture's shorter side
-_ORDINALS = ("first", "second", "third")
 
 Scene = list[Thing]
-
-
-def _choose_canvas(chance: Chance) -> Canvas:
-    if not chance.is_hard():
-        return Canvas(128, 128)
-    width = chance.rng.randint(96, 150)
-    return Canvas(width, min(150, max(96, round(width * chance.rng.uniform(0.85, 1.18)))))
 
 
 def _place(chance: Chance, canvas: Canvas, num: int) -> list[Box]:
@@ -87,7 +68,7 @@ def _change(chance: Chance, canvas: Canvas, known: list[str]) -> tuple[Scene, Sc
         if aspect == "size":
             large = replace(thing, box=_grow(thing.box, canvas))
             small = replace(thing, box=_shrink(large.box))
-            if any(_touch(large.box, other.box) for other in rest):
+            if not all(is_apart(large.box, other.box, 2, 2) for other in rest):
                 continue
             before, after = (large, small) if rng.random() < 0.5 else (small, large)
         elif aspect == "place":
@@ -115,10 +96,6 @@ def _grow(box: Box, canvas: Canvas) -> Box:
     side = box[2] - box[0] + 2 * spare
     left, top = min(left, canvas.width - 1 - side), min(top, canvas.height - 1 - side)
     return left, top, left + side, top + side
-
-
-def _touch(one: Box, two: Box) -> bool:
-    return all(one[axis] - 2 < two[axis + 2] and two[axis] - 2 < one[axis + 2] for axis in (0, 1))
 
 
 def _move(thing: Thing, spot: Box) -> Thing:
@@ -170,7 +147,7 @@ def _draw_collection(chance: Chance, canvas: Canvas, known: list[str]) -> list[S
 def _name_picture(chance: Chance, index: int) -> str:
     noun = chance.rng.choice(("picture", "image"))
     if chance.rng.random() < 0.3:
-        return f"the {_ORDINALS[index]} {noun}"
+        return f"the {ORDINALS[index]} {noun}"
     return f"{noun} {index + 1}"
 
 
@@ -238,7 +215,8 @@ class Several:
     def draw(self, chance: Chance) -> Drawing:
         """Draw a pair that differs in one thing at most, or scenes of the same kinds of things."""
         rng = chance.rng
-        canvas, background = _choose_canvas(chance), choose_background(chance)
+        canvas = choose_small_canvas(chance, plain=128, largest=150)
+        background = choose_background(chance)
         known = colours_on(background)
         if rng.random() < 0.5:
             scenes, askings = _draw_pair(chance, canvas, known)
@@ -253,7 +231,4 @@ class Several:
 
     def score(self, turn: Turn, answer: str) -> dict[str, float]:
         """Right if the answer is the expected number, or the expected words in either spelling."""
-        if turn.answer.isdigit():
-            return {"right": float(extract_number(answer) == float(turn.answer))}
-        said = answer.lower().replace("color", "colour")
-        return {"right": float(exact_match(turn.answer, said))}
+        return score_short(turn, answer.lower().replace("color", "colour"))

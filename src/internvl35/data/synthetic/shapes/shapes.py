@@ -6,27 +6,25 @@ paper.
 
 from __future__ import annotations
 
-from internvl35.data.synthetic.drawing import Box, Chance, Drawing, Turn, wordings
-from internvl35.data.synthetic.labels import SHAPES
-from internvl35.data.synthetic.printed.fonts import Colour
-from internvl35.data.synthetic.shapes.scene import (
+from internvl35.data.synthetic.answers import score_short
+from internvl35.data.synthetic.canvas import (
     Canvas,
-    choose_background,
     choose_canvas,
     choose_single_canvas,
-    colours_on,
     place_boxes,
     place_sizes,
 )
+from internvl35.data.synthetic.colours import Colour, choose_background, colours_on
+from internvl35.data.synthetic.drawing import Box, Chance, Drawing, Turn, wordings
+from internvl35.data.synthetic.labels import SHAPES
+from internvl35.data.synthetic.naming import with_article
 from internvl35.data.synthetic.shapes.things import (
     Thing,
     choose_filling,
     draw_things,
     is_larger,
     mark_things,
-    with_article,
 )
-from internvl35.scoring import exact_match
 
 COLOUR_WORDINGS = wordings(
     "What colour is the {name}?",
@@ -280,4 +278,4 @@ class Shapes:
 
     def score(self, turn: Turn, answer: str) -> dict[str, float]:
         """Right if the answer is the expected name; case and articles do not count."""
-        return {"right": float(exact_match(turn.answer, answer))}
+        return score_short(turn, answer)

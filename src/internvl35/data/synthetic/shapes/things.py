@@ -1,7 +1,7 @@
 """Coloured shapes: how they are drawn, marked, named and measured.
 
-Sizes, colours and places are left to :mod:`internvl35.data.synthetic.shapes.scene`. No counterpart
-in the paper.
+Sizes and places of pictures are left to :mod:`internvl35.data.synthetic.canvas`, shades to
+:mod:`internvl35.data.synthetic.colours`. No counterpart in the paper.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
+from internvl35.data.synthetic.canvas import Canvas
+from internvl35.data.synthetic.colours import Colour, vary_colour
 from internvl35.data.synthetic.drawing import Box, Chance
 from internvl35.data.synthetic.labels import SHAPES, Mark
-from internvl35.data.synthetic.printed.fonts import Colour
-from internvl35.data.synthetic.shapes.scene import Canvas, vary_colour
 
 OUTLINED_SHARE = 0.25
 """How many hard pictures show outlines, as far as their shapes are large enough."""
@@ -126,11 +126,6 @@ def choose_filling(chance: Chance, boxes: Sequence[Box], shrink: float) -> bool:
     return min(right - left for left, _, right, _ in boxes) < LEAST_OUTLINE * max(1.0, shrink)
 
 
-def with_article(name: str) -> str:
-    """A name after "a" or "an"."""
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
-
-
 def refer(rng: random.Random, thing: Thing, things: Sequence[Thing]) -> str:
     """Name a thing so that it is told from the others: by colour, by shape, or by both.
 
@@ -162,11 +157,6 @@ def choose_pairs(rng: random.Random, colours: Sequence[str], num: int) -> list[t
         return list(zip(rng.sample(colours, num), rng.sample(SHAPES, num), strict=True))
     some, others = rng.sample(colours, max(2, num - 1)), rng.sample(SHAPES, max(2, num - 1))
     return rng.sample([(colour, shape) for colour in some for shape in others], num)
-
-
-def plural(shape: str) -> str:
-    """Name of several shapes of one kind."""
-    return shape + ("es" if shape.endswith("s") else "s")
 
 
 def draw_things(

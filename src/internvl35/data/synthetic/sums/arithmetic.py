@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from internvl35.data.synthetic.answers import score_short
 from internvl35.data.synthetic.drawing import Chance, Drawing, Pool, Turn, wordings
-from internvl35.scoring import extract_number
 
 PLUS_WORDINGS = wordings(
     "{a} + {b} = ?",
@@ -154,7 +154,7 @@ class Arithmetic:
 
     def score(self, turn: Turn, answer: str) -> dict[str, float]:
         """Right if the answer states the expected number and no other."""
-        return {"right": float(extract_number(answer) == float(turn.answer))}
+        return score_short(turn, answer)
 
 
 def explain_sum(a: int, b: int) -> str:

@@ -10,22 +10,16 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
+from internvl35.data.synthetic.canvas import Canvas, choose_single_canvas, place_boxes
+from internvl35.data.synthetic.colours import COLOURS, Colour, choose_background, ink_on
 from internvl35.data.synthetic.drawing import Box, Chance, Pool
 from internvl35.data.synthetic.labels import Mark
 from internvl35.data.synthetic.printed.fonts import (
-    Colour,
     cap_share,
     choose_font,
     print_line,
     size_for_caps,
     text_width,
-)
-from internvl35.data.synthetic.shapes.scene import (
-    COLOURS,
-    Canvas,
-    choose_background,
-    choose_single_canvas,
-    place_boxes,
 )
 from internvl35.data.synthetic.shapes.things import Thing, draw_things, mark_things
 
@@ -91,7 +85,7 @@ def draw_numbered(
         left = thing.middle[0] - text_width(str(number), font, size) / 2
         base = thing.box[1] + _MIDDLES.get(thing.shape, 0.5) * thing.side + cap / 2
         start = (round(left), round(base))
-        marks += print_line(image, str(number), font, size, start, _ink_on(COLOURS[thing.colour]))
+        marks += print_line(image, str(number), font, size, start, ink_on(COLOURS[thing.colour]))
     return image, tuple(marks)
 
 
@@ -120,7 +114,7 @@ def draw_lines(chance: Chance, lines: Sequence[str]) -> Picture:
     marks: list[Mark] = []
     for number, line in enumerate(lines):
         base = top + step * number + round(1.45 * cap_share(font) * size)
-        marks += print_line(image, line, font, size, (left, base), _ink_on(background))
+        marks += print_line(image, line, font, size, (left, base), ink_on(background))
     return image, tuple(marks)
 
 
@@ -173,7 +167,7 @@ def _draw_tags(chance: Chance, names: Sequence[str], texts: Sequence[str]) -> Pi
         pen.rounded_rectangle(box, round(cap / 2), fill=paper, outline=(90, 90, 90))
         for line, base in ((name, middle_y - 0.35 * cap), (text, middle_y + 1.45 * cap)):
             left = middle_x - text_width(line, font, size) // 2
-            marks += print_line(image, line, font, size, (left, round(base)), _ink_on(paper))
+            marks += print_line(image, line, font, size, (left, round(base)), ink_on(paper))
     return image, tuple(marks)
 
 
@@ -202,9 +196,3 @@ def _choose_size(
     if low > high:
         return 0
     return int(chance.rng.uniform(low, high) if chance.is_hard() else high)
-
-
-def _ink_on(paper: Colour) -> Colour:
-    red, green, blue = paper
-    is_dark = 0.299 * red + 0.587 * green + 0.114 * blue < 125
-    return (255, 255, 255) if is_dark else (0, 0, 0)

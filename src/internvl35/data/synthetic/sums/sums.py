@@ -10,16 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 
+from internvl35.data.synthetic.answers import score_short
+from internvl35.data.synthetic.colours import choose_background, colours_on
 from internvl35.data.synthetic.drawing import Chance, Drawing, Pool, Turn
 from internvl35.data.synthetic.labels import SHAPES
-from internvl35.data.synthetic.shapes.scene import choose_background, colours_on
-from internvl35.data.synthetic.shapes.things import (
-    Thing,
-    draw_things,
-    mark_things,
-    plural,
-    with_article,
-)
+from internvl35.data.synthetic.naming import plural, with_article
+from internvl35.data.synthetic.shapes.things import Thing, draw_things, mark_things
 from internvl35.data.synthetic.sums.sum_pictures import (
     GOODS,
     Picture,
@@ -39,7 +35,6 @@ from internvl35.data.synthetic.sums.sum_wordings import (
     TOGETHER_WORDINGS,
     TOTAL_WORDINGS,
 )
-from internvl35.scoring import extract_number
 
 MAX_RESULT = 30
 """Largest answer."""
@@ -68,7 +63,7 @@ class Sums:
 
     def score(self, turn: Turn, answer: str) -> dict[str, float]:
         """Right if the answer states the expected number and no other."""
-        return {"right": float(extract_number(answer) == float(turn.answer))}
+        return score_short(turn, answer)
 
 
 def add_up(numbers: Sequence[int], signs: Sequence[str]) -> tuple[str, int]:

@@ -6,17 +6,14 @@ The pictures are left to :mod:`internvl35.data.synthetic.talk.photographs`, the 
 
 from __future__ import annotations
 
+from internvl35.data.synthetic.answers import score_short
+from internvl35.data.synthetic.canvas import Canvas, choose_single_canvas, place_boxes
+from internvl35.data.synthetic.colours import choose_background, colours_on
 from internvl35.data.synthetic.drawing import Box, Chance, Drawing, Turn
 from internvl35.data.synthetic.labels import SHAPES, Mark
+from internvl35.data.synthetic.naming import plural
 from internvl35.data.synthetic.shapes import counting, shapes
-from internvl35.data.synthetic.shapes.scene import (
-    Canvas,
-    choose_background,
-    choose_single_canvas,
-    colours_on,
-    place_boxes,
-)
-from internvl35.data.synthetic.shapes.things import Thing, draw_things, mark_things, plural
+from internvl35.data.synthetic.shapes.things import Thing, draw_things, mark_things
 from internvl35.data.synthetic.talk.honesty_wordings import (
     COUNTRIES,
     LANGUAGES,
@@ -26,7 +23,6 @@ from internvl35.data.synthetic.talk.honesty_wordings import (
     PHOTOGRAPH_WORDINGS,
 )
 from internvl35.data.synthetic.talk.photographs import paint_photograph
-from internvl35.scoring import exact_match
 
 CANNOT_TELL = "I cannot tell: this picture is outside my small world of drawn things."
 """Answer to any question about a picture that looks like a photograph."""
@@ -52,7 +48,7 @@ class Honesty:
 
     def score(self, turn: Turn, answer: str) -> dict[str, float]:
         """Right if the answer is the expected sentence or name; case and articles do not count."""
-        return {"right": float(exact_match(turn.answer, answer))}
+        return score_short(turn, answer)
 
 
 def miss(name: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from internvl35.data.synthetic.answers import score_short
 from internvl35.data.synthetic.drawing import Chance, Drawing, Pool, Turn, wordings
 from internvl35.data.synthetic.talk.chinese import CHINESE
 from internvl35.data.synthetic.talk.stories import (
@@ -18,7 +19,6 @@ from internvl35.data.synthetic.talk.stories import (
     THEME_WORDINGS,
     name_theme,
 )
-from internvl35.scoring import exact_match
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class Talk:
 
     def score(self, turn: Turn, answer: str) -> dict[str, float]:
         """Right if the answer is the fixed one."""
-        return {"right": float(exact_match(turn.answer, answer))}
+        return score_short(turn, answer)
 
 
 def _tell(chance: Chance, theme: str) -> Turn:

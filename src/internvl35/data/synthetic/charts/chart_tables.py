@@ -10,9 +10,9 @@ import random
 from dataclasses import dataclass
 from itertools import pairwise
 
+from internvl35.data.synthetic.colours import colours_on
 from internvl35.data.synthetic.drawing import Chance, Pool
 from internvl35.data.synthetic.printed.paper import Paper
-from internvl35.data.synthetic.shapes.scene import colours_on
 
 TOPICS: Pool[tuple[str, ...]] = Pool.split(
     "chart label",

@@ -1,7 +1,6 @@
-"""What drawn pictures share: sizes, colours, and places that do not overlap.
+"""Sizes of drawn pictures, and places in them that do not overlap.
 
-Shapes are left to :mod:`internvl35.data.synthetic.shapes.things`, questions to the families. No
-counterpart in the paper.
+What stands there is left to the families. No counterpart in the paper.
 """
 
 from __future__ import annotations
@@ -11,25 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from internvl35.data.synthetic.drawing import Box, Chance
-from internvl35.data.synthetic.printed.fonts import Colour
-
-COLOURS: dict[str, Colour] = {
-    "red": (214, 38, 38),
-    "orange": (247, 136, 24),
-    "yellow": (244, 218, 40),
-    "green": (34, 150, 62),
-    "blue": (38, 84, 214),
-    "purple": (124, 44, 164),
-    "pink": (248, 134, 190),
-    "brown": (124, 68, 28),
-    "black": (14, 14, 14),
-    "white": (246, 246, 246),
-    "grey": (134, 134, 134),
-}
-"""Colours that have a name here, each with the middle of the range that is drawn."""
-
-LEAST_CONTRAST = 72
-"""How far at least one of red, green and blue is from the background's, by its middle value."""
 
 TILE_SIZE = 192
 """Side in pixels of the tile that pictures are made to stay legible in."""
@@ -62,7 +42,7 @@ _GRID_WEIGHTS = (9, 6, 4, 9, 12)
 
 
 def choose_canvas(chance: Chance) -> Canvas:
-    """Choose the size of a picture: six in ten fill one tile, the others several.
+    """Choose the size of a picture: most fill one tile, the others several.
 
     Args:
         chance: an easy drawing is exactly one tile.
@@ -92,42 +72,42 @@ def choose_tile_canvas(rng: random.Random) -> Canvas:
     return Canvas(width, min(260, max(150, round(width * rng.uniform(0.82, 1.22)))))
 
 
-def choose_background(chance: Chance) -> Colour:
-    """A plain background, light or dark, hardly coloured; see :func:`colours_on`."""
-    rng = chance.rng
-    if not chance.is_hard():
-        return (255, 255, 255)
-    grey = rng.randint(226, 255) if rng.random() < 0.6 else rng.randint(0, 40)
-    red, green, blue = (min(255, max(0, grey + rng.randint(-8, 8))) for _ in range(3))
-    return red, green, blue
-
-
-def colours_on(background: Colour) -> list[str]:
-    """Names of the colours that are not lost on a background, in the order of ``COLOURS``."""
-    return [
-        name
-        for name, colour in COLOURS.items()
-        if max(abs(one - two) for one, two in zip(colour, background, strict=True))
-        >= LEAST_CONTRAST
-    ]
-
-
-def vary_colour(chance: Chance, name: str) -> Colour:
-    """A colour that still deserves its name: somewhat lighter or darker, hardly another hue."""
-    rng = chance.rng
-    lighter, hue = round(10 * chance.level), round(7 * chance.level)
-    shift = rng.randint(-lighter, lighter)
-    red, green, blue = (
-        min(255, max(0, part + shift + rng.randint(-hue, hue))) for part in COLOURS[name]
-    )
-    return red, green, blue
-
-
 def choose_single_canvas(chance: Chance) -> Canvas:
     """Choose the size of a picture that fills one tile; an easy one is exactly that."""
     if not chance.is_hard():
         return Canvas(TILE_SIZE, TILE_SIZE)
     return choose_tile_canvas(chance.rng)
+
+
+def choose_small_canvas(chance: Chance, *, plain: int, largest: int) -> Canvas:
+    """Choose the size of one of several pictures that stand together.
+
+    Args:
+        chance: an easy picture is a square of the plain side.
+        plain: that side in pixels.
+        largest: longest side in pixels; the shortest is 96.
+    """
+    if not chance.is_hard():
+        return Canvas(plain, plain)
+    width = chance.rng.randint(96, largest)
+    return Canvas(width, min(largest, max(96, round(width * chance.rng.uniform(0.85, 1.18)))))
+
+
+def is_apart(one: Box, two: Box, gap_x: float, gap_y: float) -> bool:
+    """Whether two boxes leave a gap beside or between them.
+
+    Args:
+        one: a box.
+        two: another.
+        gap_x: least pixels between them if they stand beside each other.
+        gap_y: least pixels between them if one stands above the other.
+    """
+    return (
+        one[0] - gap_x >= two[2]
+        or one[2] + gap_x <= two[0]
+        or one[1] - gap_y >= two[3]
+        or one[3] + gap_y <= two[1]
+    )
 
 
 def place_boxes(
@@ -171,15 +151,9 @@ def place_sizes(
         for _ in range(_NUM_TRIES):
             left = rng.randint(2, canvas.width - width - 2)
             top = rng.randint(2, canvas.height - height - 2)
-            right, bottom = left + width, top + height
-            if all(
-                left - gap_x >= other[2]
-                or right + gap_x <= other[0]
-                or top - gap_y >= other[3]
-                or bottom + gap_y <= other[1]
-                for other in boxes.values()
-            ):
-                boxes[number] = (left, top, right, bottom)
+            box = (left, top, left + width, top + height)
+            if all(is_apart(box, other, gap_x, gap_y) for other in boxes.values()):
+                boxes[number] = box
                 break
         else:
             return None

@@ -1,4 +1,4 @@
-"""Sizes, backgrounds and places of drawn pictures."""
+"""Sizes of drawn pictures, places in them, and shades that stand out from the ground."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ from random import Random
 
 import pytest
 
-from internvl35.data.synthetic.drawing import Chance
-from internvl35.data.synthetic.shapes.scene import (
-    COLOURS,
+from internvl35.data.synthetic.canvas import (
     Canvas,
-    choose_background,
     choose_canvas,
     choose_single_canvas,
-    colours_on,
     place_boxes,
     place_sizes,
-    vary_colour,
 )
+from internvl35.data.synthetic.colours import COLOURS, choose_background, colours_on, vary_colour
+from internvl35.data.synthetic.drawing import Chance
 
 
 def test_most_pictures_fill_one_tile_and_the_easiest_exactly():
