@@ -11,7 +11,7 @@ from internvl35.data.synthetic import Drawing, Turn, draw
 from internvl35.data.synthetic.charts import chart_questions
 from internvl35.data.synthetic.charts.bar_charts import Bars
 
-NUM = 120
+NUM = 100
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from internvl35.data.synthetic.charts import chart_questions, line_questions
 from internvl35.data.synthetic.charts.line_charts import Curves
 from internvl35.data.synthetic.colours import COLOURS
 
-NUM = 120
+NUM = 100
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from internvl35.data.synthetic.charts import chart_questions
 from internvl35.data.synthetic.charts.pie_charts import Pies
 from internvl35.data.synthetic.colours import COLOURS
 
-NUM = 100
+NUM = 80
 
 
 def commonest(pixels: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:

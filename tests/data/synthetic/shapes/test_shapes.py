@@ -55,7 +55,7 @@ def test_answers_are_what_the_pixels_show():
 
 def test_no_answer_is_a_good_guess():
     answers: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for index in range(1200):
+    for index in range(800):
         for turn in draw("shapes", "train", index).turns:
             answers[turn.kind][turn.answer] += 1
     shares = {kind: max(counts.values()) / sum(counts.values()) for kind, counts in answers.items()}
@@ -68,7 +68,7 @@ def test_no_answer_is_a_good_guess():
 
 def test_larger_and_smaller_are_true_equally_often():
     truths: defaultdict[bool, Counter[str]] = defaultdict(Counter)
-    for index in range(1500):
+    for index in range(800):
         for turn in draw("shapes", "train", index).turns:
             if turn.kind == "compare":
                 truths["smaller" in turn.question][turn.answer] += 1

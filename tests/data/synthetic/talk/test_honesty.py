@@ -110,7 +110,7 @@ def test_no_question_without_a_picture_has_two_answers_in_all_families() -> None
 
 def test_only_a_test_asks_for_nouns_that_are_kept_for_it() -> None:
     def asks_kept(split: str) -> bool:
-        turns = (turn for index in range(150) for turn in draw("honesty", split, index).turns)
+        turns = (turn for index in range(80) for turn in draw("honesty", split, index).turns)
         return bool({turn.answer for turn in turns} & {miss(noun) for noun in NOUNS.kept})
 
     assert asks_kept("test")

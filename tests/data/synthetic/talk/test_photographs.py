@@ -25,7 +25,7 @@ def test_each_sort_fills_the_picture_and_no_two_of_a_sort_are_alike(paint) -> No
 
 def test_a_painted_picture_has_no_plain_background_as_drawn_pictures_have() -> None:
     shares = []
-    for seed in range(80):
+    for seed in range(50):
         chance = Chance(random.Random(seed))
         image = paint_photograph(chance, 160, 150)
         assert image.size == (160, 150)
