@@ -18,7 +18,7 @@ PAGES = {
     "chat.md": ["chat"], "convert.md": ["convert"], "flash.md": ["chat"],
     "train-tiny.md": ["train", "tiny"],
 }  # fmt: skip
-TRAINED_PAGES = {"infer.md": "infer", "export.md": "export"}
+TRAINED_PAGES = {"infer.md": "infer", "export.md": "export", "vico.md": "vico"}
 
 
 def flags_of(path):

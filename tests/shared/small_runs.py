@@ -18,10 +18,11 @@ import torch
 from PIL import Image
 
 from internvl35.errors import InternVLError
-from internvl35.train.arguments import build_settings
+from internvl35.train.arguments import build_settings, flatten_settings
 from internvl35.train.finetune import finetune
 from internvl35.train.run_folder import read_log
 from internvl35.train.settings import FinetuneSettings
+from internvl35.train.vico_settings import VicoRunSettings
 
 NUM_ROWS = 20
 
@@ -59,6 +60,14 @@ def small_settings(model: Path, rows: Path, output: Path, **changes: Any) -> Fin
         "use_cpu": True,
     }  # fmt: skip
     return build_settings(values | changes)
+
+
+def small_vico_settings(model: Path, rows: Path, output: Path, **changes: Any) -> FinetuneSettings:
+    """A run of ViCO of the size of the other small runs."""
+    small = flatten_settings(small_settings(model, rows, output))
+    usual = flatten_settings(FinetuneSettings())
+    values = {name: value for name, value in small.items() if value != usual[name]}
+    return build_settings(values | {"window_warmup": 4} | changes, VicoRunSettings())
 
 
 def read_curve(folder: Path, name: str = "loss") -> list[float]:

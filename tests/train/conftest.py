@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import small_settings, write_rows
+from small_runs import small_settings, small_vico_settings, write_rows
 
 from internvl35.data.tokenizer import load_tokenizer, save_tokenizer
 from internvl35.model.composite import VisionLanguageModel
 from internvl35.model.configuration import InternVLChatConfig
 from internvl35.train import plots, reports
+from internvl35.train.finetune import finetune
 from internvl35.train.settings import FinetuneSettings
 
 MakeSettings = Callable[..., FinetuneSettings]
@@ -69,3 +70,26 @@ def make_mixture(
         return folder
 
     return make
+
+
+@pytest.fixture
+def make_run(random_checkpoint: Path, rows: Path, monkeypatch: pytest.MonkeyPatch) -> MakeSettings:
+    """The same for a run of ViCO."""
+    monkeypatch.setattr(reports, "plot_figures", lambda *_: None)
+
+    def make(output: Path, **changes: Any) -> FinetuneSettings:
+        model = Path(changes.pop("model", random_checkpoint))
+        return small_vico_settings(model, rows, output, **changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def flash_checkpoint(
+    random_checkpoint: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """What a short first stage of ViCO leaves."""
+    output = tmp_path_factory.mktemp("flash")
+    changes = {"tuner_type": "full", "max_steps": 1}
+    settings = small_vico_settings(random_checkpoint, rows, output, **changes)
+    return finetune(settings, command="vico").last_checkpoint

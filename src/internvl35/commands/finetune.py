@@ -1,8 +1,8 @@
 """``internvl35 sft`` and ``internvl35 pt``: fine-tuning and pre-training on data sets of one's own.
 
 What other commands that train on data sets share with them stands here too. Flags are read by
-:mod:`internvl35.commands.flags`, training is left to :mod:`internvl35.train.finetune`. Paper section
-2.2.
+:mod:`internvl35.commands.flags`, training is left to :mod:`internvl35.train.finetune`. Paper
+section 2.2.
 """
 
 from __future__ import annotations
