@@ -94,6 +94,13 @@ def test_flags_choose_what_is_compressed(ask, checkpoint, picture, flags, settin
         assert found["routing"]["is_compressed"] == list(expected.routing.is_compressed)
 
 
+def test_options_become_settings_of_the_same_meaning():
+    assert FlashOptions().settings() is None
+    assert FlashOptions(show_tiles="a.png").settings() is None
+    both = FlashOptions(flash_threshold=0.25, flash_quantile=0.75).settings()
+    assert both == FlashSettings("released", relative_threshold=0.75, absolute_threshold=0.25)
+
+
 MISTAKES = [
     (("--flash", "some"), "'some'"),
     (("--flash", "absolute", "--flash-threshold", "1.5"), "flash_threshold is 1.5; needed: 0 to 1"),

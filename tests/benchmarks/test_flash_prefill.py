@@ -1,0 +1,75 @@
+"""The benchmark of compressed prompts: what it compares, and the bounds of its means."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from benchmarks.flash_prefill import (
+    NUM_TEXT_TOKENS,
+    bootstrap,
+    cache_mib,
+    compare,
+    compare_writing,
+    make_prompt,
+    prefill,
+    see,
+)
+from flash_models import FULL, SHORT, make_flash_model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_flash_model()
+
+
+def test_a_prompt_has_a_place_for_every_visual_token(model):
+    prompt = make_prompt(model.config, 3 * FULL + SHORT, model.device, model.dtype)
+    assert prompt.input_ids.shape == (1, NUM_TEXT_TOKENS + 3 * FULL + SHORT)
+    assert prefill(model, prompt).logits.shape == (1, 1, 640)
+
+
+def test_the_bounds_of_a_mean_hold_it_and_close_in():
+    low, high = bootstrap([1.0, 2.0, 3.0] * 2)
+    assert 1.2 < low < 2.0 < high < 2.8
+    nearer = bootstrap([1.0, 2.0, 3.0] * 50)
+    assert low < nearer[0] < nearer[1] < high
+    assert bootstrap([1.5] * 4) == (1.5, 1.5)
+
+
+def test_a_job_that_takes_longer_has_the_larger_share():
+    small, large = torch.randn(60, 60), torch.randn(900, 900)
+    found = compare(lambda: large @ large, lambda: small @ small, 3, is_gpu=False)
+    assert found["seconds"][0] > found["seconds"][1]
+    assert found["interval"][0] <= found["speedup"] <= found["interval"][1]
+    assert found["speedup"] > 2
+
+
+def test_writing_leaves_the_caches_as_long_as_they_were(model):
+    prompts = [make_prompt(model.config, count, model.device, model.dtype) for count in (64, 16)]
+    lengths = []
+    hook = model.language_model.register_forward_hook(
+        lambda *_: lengths.append(_[2].past_key_values.get_seq_length())
+    )
+    compare_writing(model, prompts, 2, 2, is_gpu=False)
+    hook.remove()
+    start = [NUM_TEXT_TOKENS + 64, NUM_TEXT_TOKENS + 16]
+    turn = [start[0] + 1, start[0] + 2, start[1] + 1, start[1] + 2]
+    assert lengths == start + turn * 3
+
+
+def test_the_size_of_a_cache_is_that_of_its_keys_and_values(model):
+    prompt = make_prompt(model.config, 64, model.device, model.dtype)
+    # one layer, one head of 24 numbers for keys and one for values, two bytes each
+    assert cache_mib(model, prompt) == pytest.approx(164 * 2 * 24 * 2 / 2**20, abs=0.05)
+
+
+def test_seeing_runs_the_router_only_where_tiles_may_be_compressed(model):
+    rows = []
+    hook = model.router.gating.register_forward_hook(
+        lambda _, given, __: rows.append(len(given[0]))
+    )
+    tiles = torch.randn(3, 3, 112, 112)
+    see(model, tiles, None)
+    see(model, tiles, torch.tensor([True, False, True]))
+    hook.remove()
+    assert rows == [3]
