@@ -209,14 +209,13 @@ def compare_writing(
 ) -> dict[str, Any]:
     """Time the tokens that are written behind each prompt, one by one, from its cache."""
     caches = [prefill(model, prompt).past_key_values for prompt in prompts]
-    lengths = [prompt.input_ids.shape[1] for prompt in prompts]
 
     def write(which: int) -> None:
         token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
         with torch.inference_mode():
             for _ in range(num_tokens):
                 model(input_ids=token, past_key_values=caches[which])
-            caches[which].crop(lengths[which])
+            caches[which].crop(-num_tokens)
 
     found = compare(lambda: write(0), lambda: write(1), repeats, is_gpu=is_gpu)
     rates = [round(num_tokens / seconds, 2) for seconds in found["seconds"]]
