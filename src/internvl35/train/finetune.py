@@ -222,7 +222,7 @@ class _Run:
         loop.step = int(progress["step"])
         check_progress(self.checkpoint, loop.step, rows.plan.num_steps)
         rows.bad_train.restore(progress["bad_rows"])
-        self.objective.restore(progress["objective"])
+        self.objective.restore(progress.get("objective", {}))
         self.window = FigureWindow.restore(progress["window"], self.objective.others)
         self.seconds = float(progress["seconds"])
         best = self.folder / str(progress["best_checkpoint"])
