@@ -30,7 +30,7 @@ _SIDES = (0.17, 0.24)  # of the picture's shorter side
 _SHRUNK = 0.55  # of the side, where a size changes
 _LEAST_MOVE = 0.35  # of the picture's shorter side
 
-Scene = list[Thing]
+_Scene = list[Thing]
 
 
 def _place(chance: Chance, canvas: Canvas, num: int) -> list[Box]:
@@ -49,7 +49,7 @@ def _shrink(box: Box) -> Box:
     return left, top, left + side, top + side
 
 
-def _change(chance: Chance, canvas: Canvas, known: list[str]) -> tuple[Scene, Scene, str]:
+def _change(chance: Chance, canvas: Canvas, known: list[str]) -> tuple[_Scene, _Scene, str]:
     """Two scenes that differ in one thing, and how to say in what."""
     rng = chance.rng
     num = rng.choice((1, 2, 3, 3, 4)) if chance.is_hard() else rng.choice((1, 2))
@@ -106,7 +106,7 @@ def _move(thing: Thing, spot: Box) -> Thing:
 
 def _draw_pair(
     chance: Chance, canvas: Canvas, known: list[str]
-) -> tuple[list[Scene], list[Asking]]:
+) -> tuple[list[_Scene], list[Asking]]:
     """Two scenes that agree or differ in one thing, and what to ask about them."""
     rng = chance.rng
     one, two, change = _change(chance, canvas, known)
@@ -129,7 +129,7 @@ def _draw_pair(
     return scenes, askings + rng.sample(looks, min(1, len(looks)))
 
 
-def _draw_collection(chance: Chance, canvas: Canvas, known: list[str]) -> list[Scene]:
+def _draw_collection(chance: Chance, canvas: Canvas, known: list[str]) -> list[_Scene]:
     """Two or three scenes out of the same few colours and shapes."""
     rng = chance.rng
     is_hard = chance.is_hard()
@@ -137,7 +137,7 @@ def _draw_collection(chance: Chance, canvas: Canvas, known: list[str]) -> list[S
     colours = rng.sample(known, rng.choice((2, 2, 3)))
     left_out = rng.choice(("square", "rectangle"))  # a square is a rectangle, too
     shapes = rng.sample([name for name in SHAPES if name != left_out], rng.choice((2, 2, 3)))
-    scenes: list[Scene] = []
+    scenes: list[_Scene] = []
     for _ in range(num):
         boxes = _place(chance, canvas, rng.randint(1, 5 if is_hard else 2))
         scenes.append([Thing(rng.choice(colours), rng.choice(shapes), box) for box in boxes])
@@ -151,7 +151,7 @@ def _name_picture(chance: Chance, index: int) -> str:
     return f"{noun} {index + 1}"
 
 
-def _groups(scenes: list[Scene]) -> dict[str, list[int]]:
+def _groups(scenes: list[_Scene]) -> dict[str, list[int]]:
     """How many things of a name, in the plural, each scene has."""
     seen = [thing for scene in scenes for thing in scene]
     groups = {"objects": [len(scene) for scene in scenes]}
@@ -164,7 +164,7 @@ def _groups(scenes: list[Scene]) -> dict[str, list[int]]:
     return groups
 
 
-def _ask_counts(chance: Chance, scenes: list[Scene]) -> Iterator[Asking]:
+def _ask_counts(chance: Chance, scenes: list[_Scene]) -> Iterator[Asking]:
     rng = chance.rng
     for name, counts in _groups(scenes).items():
         parts = {"things": name}
@@ -187,7 +187,7 @@ def _ask_counts(chance: Chance, scenes: list[Scene]) -> Iterator[Asking]:
         yield Asking(asked.COUNT_WORDINGS, str(counts[at]), "count", {**parts, **picture})
 
 
-def _ask_looks(chance: Chance, scenes: list[Scene]) -> Iterator[Asking]:
+def _ask_looks(chance: Chance, scenes: list[_Scene]) -> Iterator[Asking]:
     names = {thing.name: None for scene in scenes for thing in scene}
     for name in names:
         if name.replace("rectangle", "square") in names and name.endswith("rectangle"):

@@ -136,8 +136,7 @@ THINGS: Pool[str] = Pool(
 )  # fmt: skip
 """What is counted in the stories."""
 
-TEN = 10
-"""Below it every sum is one step; past it a carry is a step of its own."""
+_TEN = 10  # below it every sum is one step; past it a carry is a step of its own
 
 
 class Arithmetic:
@@ -167,8 +166,8 @@ def explain_sum(a: int, b: int) -> str:
     Returns:
         One step, or two where a number of two digits runs over a ten: ``27 + 3 = 30; 30 + 2 = 32``.
     """
-    rest = -a % TEN
-    if a < TEN or b <= rest or rest == 0:
+    rest = -a % _TEN
+    if a < _TEN or b <= rest or rest == 0:
         return f"{a} + {b} = {a + b}"
     return f"{a} + {rest} = {a + rest}; {a + rest} + {b - rest} = {a + b}"
 
@@ -183,8 +182,8 @@ def explain_difference(a: int, b: int) -> str:
     Returns:
         One step, or two where a number runs below a ten: ``32 - 2 = 30; 30 - 3 = 27``.
     """
-    rest = a % TEN
-    if a < 2 * TEN or b <= rest or b > TEN or rest == 0:
+    rest = a % _TEN
+    if a < 2 * _TEN or b <= rest or b > _TEN or rest == 0:
         return f"{a} - {b} = {a - b}"
     return f"{a} - {rest} = {a - rest}; {a - rest} - {b - rest} = {a - b}"
 
