@@ -44,7 +44,7 @@ def resolve_settings(settings: FlashSettings | None, config: InternVLChatConfig)
     if not config.flash_mode:
         raise ConfigError(
             f"the policy is {settings.policy!r} but the checkpoint has no router (flash_mode is "
-            "false); take a Flash checkpoint, or the policy 'off'"
+            "false); take a Flash checkpoint, make one with internvl35 vico, or ask with 'off'"
         )
     if settings.policy == "all":
         return settings
