@@ -133,3 +133,15 @@ def test_reasoning_ends_in_what_the_answer_says() -> None:
             assert turn.reasoning.endswith(f"That is {turn.answer}.")
         elif turn.kind in ("count", "colour", "shape"):
             assert turn.answer in turn.reasoning
+
+
+def test_rectangles_are_not_counted_beside_squares_nor_ellipses_beside_circles() -> None:
+    num = 0
+    for turn in _turns(1000):
+        if turn.kind == "count":
+            names = {name for _, name, *_ in _shapes(turn.question)}
+            for many, special in (("rectangles", "square"), ("ellipses", "circle")):
+                if many in turn.question:
+                    num += 1
+                    assert special not in names, turn.question
+    assert num > 20

@@ -129,6 +129,13 @@ def test_the_text_at_a_side_lies_beyond_all_others() -> None:
     assert min(counts.values()) > 0.1 * counts.total()
 
 
+def test_no_question_for_the_largest_print_may_mean_the_greatest_number() -> None:
+    pool = reading.LARGEST_WORDINGS
+    for text in (*pool.seen, *pool.kept):
+        assert re.search("print|set|characters", text), text
+        assert not re.search(r"(largest|biggest) \{noun\}", text)
+
+
 def test_the_largest_print_is_much_larger_than_the_others() -> None:
     num = 0
     for drawing, found in _several(500):

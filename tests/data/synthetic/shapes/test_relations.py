@@ -73,6 +73,8 @@ def check(turn, things, image):
         others = [one for one in things if one is not two]
         others.sort(key=lambda one: math.dist(one.middle, two.middle))
         assert turn.answer == f"the {others[0].name}"
+        near, next_near = (math.dist(one.middle, two.middle) for one in others[:2])
+        assert next_near > 1.25 * near  # ink is seldom in the middle of its square
     else:
         one, two = only(parts["one"], things), only(parts["two"], things)
         if turn.kind == "yes or no":
