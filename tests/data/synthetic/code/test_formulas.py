@@ -91,12 +91,15 @@ def test_every_digit_and_letter_of_the_answer_is_printed() -> None:
 def test_sides_are_the_parts_of_the_equation() -> None:
     num = 0
     for drawing in _drawings(60):
-        answers = [turn.answer for turn in drawing.turns if turn.kind == "side"]
-        if answers:
+        sides = [turn for turn in drawing.turns if turn.kind == "side"]
+        for turn in sides:
             num += 1
-            left, _, right = _whole(drawing).rpartition("=")
-            assert sorted(answers) == sorted((left, right)) or "=" in right + left
-    assert num > 12
+            if "left" in turn.question:
+                assert _whole(drawing).startswith(f"{turn.answer}=")
+            else:
+                assert _whole(drawing).endswith(f"={turn.answer}")
+        assert len({turn.answer for turn in sides}) == len(sides)
+    assert num > 24
 
 
 def test_characters_stay_legible_when_pressed_into_one_tile() -> None:

@@ -254,6 +254,46 @@ def test_two_elements_in_one_place_cannot_be_told_apart() -> None:
     assert named == {0, 2}
 
 
+def _is_on(drawing: Drawing, label: str) -> bool:
+    """Whether a symbol for "on" stands around a printed label, as a tab, or just before it."""
+    marks = drawing.marks[0]
+    ticks = {mark.box for mark in marks if mark.label in ("part:checkbox", "part:radio")}
+    return any(
+        _is_within(place, symbol.box)
+        or (
+            symbol.box in ticks
+            and symbol.box[1] < (place[1] + place[3]) / 2 < symbol.box[3]
+            and 0 < place[0] - symbol.box[2] < 1.5 * (place[3] - place[1])
+        )
+        for place in _find_print(label, marks)
+        for symbol in marks
+        if symbol.label == "part:symbol"
+    )
+
+
+def test_what_is_on_is_said_to_be_and_nothing_else() -> None:
+    num = 0
+    for drawing, turn in _turns("state", "selected"):
+        if turn.kind == "selected":
+            assert _is_on(drawing, turn.answer), turn
+        else:
+            (label,) = re.findall('"(.+)"', turn.question)
+            assert _is_on(drawing, label) == (turn.answer == "yes"), turn
+        num += 1
+    assert num > 30
+
+
+def test_ticked_boxes_are_counted_without_the_others() -> None:
+    num = 0
+    for drawing, turn in _turns("count"):
+        if re.search("(ticked|checked) boxes", turn.question):
+            boxes = {mark.box for mark in drawing.marks[0] if mark.label == "part:checkbox"}
+            ticked = [mark for mark in drawing.marks[0] if mark.label == "part:symbol"]
+            assert turn.answer == str(sum(mark.box in boxes for mark in ticked))
+            num += len(boxes) > int(turn.answer)
+    assert num > 1
+
+
 def test_the_kind_of_an_element_is_not_asked_where_its_label_tells_it() -> None:
     telling = {label.lower() for labels in LABELS.values() for label in labels}
     for _, turn in _turns("element"):
