@@ -286,7 +286,7 @@ def test_what_is_on_is_said_to_be_and_nothing_else() -> None:
 def test_ticked_boxes_are_counted_without_the_others() -> None:
     num = 0
     drawings = (*_drawings(), *(draw("screens", "train", index) for index in range(400)))
-    for drawing, turn in ((drawing, turn) for drawing in drawings for turn in drawing.turns):
+    for drawing, turn in ((one, turn) for one in drawings for turn in one.turns):
         if re.search("(ticked|checked) boxes", turn.question):
             boxes = {mark.box for mark in drawing.marks[0] if mark.label == "part:checkbox"}
             ticked = [mark for mark in drawing.marks[0] if mark.label == "part:symbol"]
