@@ -370,9 +370,18 @@ def terminal(random_checkpoint):
 
 def find_endless_question(chat):
     """Random weights may end an answer at once; choose a question that they do not tire of."""
-    for question in ("Tell me all.", "Who are you?", "Describe it.", "Hello", "Why?"):
-        reply = chat.ask(question, sampling=SamplingSettings(max_tokens=200))
-        if reply.finish_reason == "length" and len(reply.text) > 200:
+    # long enough that it is still being written when a busy machine gets to the interrupt
+    for question in (
+        "Tell me all.",
+        "Who are you?",
+        "Describe it.",
+        "Hello",
+        "Why?",
+        "How?",
+        "So?",
+    ):
+        reply = chat.ask(question, sampling=SamplingSettings(max_tokens=900))
+        if reply.finish_reason == "length":
             return question
     raise AssertionError("the random checkpoint ends every answer early")
 
