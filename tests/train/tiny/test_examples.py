@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 import torch
 
+from internvl35.config import TileSettings
 from internvl35.data.batches import IGNORED
 from internvl35.data.synthetic import FAMILIES
 from internvl35.data.synthetic.listing import WORDINGS
@@ -99,6 +100,15 @@ def test_everything_in_the_picture_is_asked_for_as_often_as_the_recipe_says(toke
         texts = [tokenizer.decode(examples[index].token_ids) for index in range(40)]
         asked = [any(ask in text for ask in WORDINGS.seen) for text in texts]
         assert least <= sum(asked) <= most
+
+
+def test_some_pictures_are_enlarged_and_fill_several_tiles(tokenizer, config):
+    stage = Stage(3, shares=(("counting", 1.0),), first_level=0.0, level_share=1.0)
+    for share, least, most in ((0.0, 0, 0), (0.5, 4, 16), (1.0, 20, 20)):
+        recipe = TinyRecipe(sft=stage, enlarged_share=share)
+        examples = DrawnExamples(recipe, "sft", tokenizer, config)
+        examples.tiles = TileSettings(tile_size=192, max_tiles=4)
+        assert least <= sum(examples[index].num_tiles > 1 for index in range(20)) <= most
 
 
 def test_families_are_drawn_as_often_as_their_shares_say(recipe, tokenizer, config):

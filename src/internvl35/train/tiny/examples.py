@@ -22,6 +22,7 @@ from internvl35.data.prompt import Message, PromptBuilder, PromptSettings
 from internvl35.data.synthetic import FAMILIES, Drawing, Turn, draw_page, start_chance
 from internvl35.data.synthetic.asking import question_text
 from internvl35.data.synthetic.drawing import Chance
+from internvl35.data.synthetic.enlarging import enlarge
 from internvl35.data.synthetic.listing import list_things
 from internvl35.data.synthetic.patch_labels import label_patches
 from internvl35.data.tiles import cut_tiles
@@ -31,6 +32,9 @@ from internvl35.train.tiny.recipe import STAGES, StageName, TinyRecipe
 
 PAGE = "page"
 """Name of the pages of print, which only training sees."""
+
+ENLARGED = 2.0
+"""How many times larger pictures become that shall fill several tiles."""
 
 _STREAM = 1_000_000_000
 """Places of a family's stream between two stages, so that no drawing is seen in two of them."""
@@ -88,6 +92,8 @@ class DrawnExamples:
         place = index + _STREAM * (STAGES.index(self.name) + len(STAGES) * recipe.seed)
         chance = start_chance(family, "train", place, level)
         drawing = draw_page(chance) if family == PAGE else FAMILIES[family].draw(chance)
+        if len(drawing.images) == 1 and rng.random() < recipe.enlarged_share:
+            drawing = enlarge(drawing, ENLARGED)
         if self.is_seen_only or not drawing.turns:
             return self._seen(drawing)
         return self._asked(drawing, self._list(drawing, chance, rng), rng)

@@ -117,6 +117,8 @@ class TinyRecipe:
     """How much brightness and contrast of drawings that are used again vary, share of the range."""
     listing_share: float = 0.5
     """Share of conversations in which everything in the picture is asked for, too, with places."""
+    enlarged_share: float = 0.05
+    """Share of the single pictures that are made twice as large, and so fill several tiles."""
     optimizer: Literal["adamw", "muon"] = "muon"
     """``muon`` takes the hidden matrices to Muon and the rest to AdamW."""
     weight_decay: float = 0.05
