@@ -89,7 +89,21 @@ def main() -> None:
     }
     show(content, list(figures))
     if not arguments.no_write:
-        Console().print(write_result("flash_prefill", content))
+        kept = content if is_gpu else without_times(content)
+        Console().print(write_result("flash_prefill", kept))
+
+
+def without_times(content: dict[str, Any]) -> dict[str, Any]:
+    """Take absolute times out: those of a shared CPU say nothing elsewhere, ratios do."""
+    return {
+        name: {key: one for key, one in value.items() if key not in _TIMES}
+        if isinstance(value, dict)
+        else value
+        for name, value in content.items()
+    }
+
+
+_TIMES = ("seconds", "tokens_per_second")
 
 
 def build_model(size: str, *, is_gpu: bool) -> VisionLanguageModel:

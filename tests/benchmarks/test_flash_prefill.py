@@ -13,6 +13,7 @@ from benchmarks.flash_prefill import (
     make_prompt,
     prefill,
     see,
+    without_times,
 )
 from flash_models import FULL, SHORT, make_flash_model
 
@@ -73,3 +74,11 @@ def test_seeing_runs_the_router_only_where_tiles_may_be_compressed(model):
     see(model, tiles, torch.tensor([True, False, True]))
     hook.remove()
     assert rows == [3]
+
+
+def test_ratios_are_kept_and_absolute_times_are_not():
+    kept = without_times(
+        {"size": "1B", "prefill": {"seconds": [2.0, 1.0], "speedup": 2.0},
+         "writing": {"tokens_per_second": [1.0, 2.0], "interval": [1, 3]}}
+    )  # fmt: skip
+    assert kept == {"size": "1B", "prefill": {"speedup": 2.0}, "writing": {"interval": [1, 3]}}
