@@ -18,10 +18,10 @@ from internvl35.data.synthetic.shapes.things import (
     LEAST_OUTLINE,
     Thing,
     choose_pairs,
+    draw_scenes,
     draw_things,
     is_larger,
     mark_things,
-    paint_things,
     refer,
 )
 
@@ -78,12 +78,13 @@ def test_marks_enclose_the_ink_tightly(is_filled):
             assert np.abs(np.subtract(inked, form.box)).max() <= 2
 
 
-def test_given_shades_make_pictures_agree_in_every_pixel():
+def test_scenes_of_one_drawing_agree_in_every_pixel():
     things = [Thing("red", "star", (10, 10, 50, 50)), Thing("blue", "heart", (80, 90, 120, 130))]
-    shades = {"red": (200, 30, 30), "blue": (40, 80, 210)}
-    images = [paint_things(CANVAS, order, (9, 9, 9), shades) for order in (things, things[::-1])]
+    scenes = [things, things[::-1], things[:1]]
+    images, marks = draw_scenes(Chance(Random(3)), CANVAS, scenes, (255, 255, 255))
     assert images[0].tobytes() == images[1].tobytes()
-    assert images[0].getpixel((30, 30)) == (200, 30, 30)
+    assert images[0].crop((0, 0, 60, 60)).tobytes() == images[2].crop((0, 0, 60, 60)).tobytes()
+    assert marks == tuple(mark_things(scene) for scene in scenes)
 
 
 def test_the_larger_of_two_has_more_pixels_and_a_wider_box():

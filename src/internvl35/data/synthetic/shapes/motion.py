@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from internvl35.data.synthetic.answers import score_short
 from internvl35.data.synthetic.canvas import Canvas, choose_small_canvas, place_sizes
 from internvl35.data.synthetic.choosing import Asking, ask_some
-from internvl35.data.synthetic.colours import choose_background, colours_on, vary_colour
+from internvl35.data.synthetic.colours import choose_background, colours_on
 from internvl35.data.synthetic.drawing import Box, Chance, Drawing, Turn
 from internvl35.data.synthetic.naming import ORDINALS
 from internvl35.data.synthetic.shapes import motion_wordings as asked
 from internvl35.data.synthetic.shapes.things import (
     Thing,
     choose_pairs,
-    mark_things,
-    paint_things,
+    draw_scenes,
     refer,
 )
 
@@ -216,9 +215,7 @@ class Motion:
             [actor.at(frame) for actor in actors if actor.first <= frame <= actor.last]
             for frame in range(NUM_FRAMES)
         ]
-        shades = {name: vary_colour(chance, name) for name in known}
-        images = tuple(paint_things(canvas, scene, background, shades) for scene in scenes)
-        marks = tuple(mark_things(scene) for scene in scenes)
+        images, marks = draw_scenes(chance, canvas, scenes, background)
         return Drawing(self.name, images, turns, marks, is_video=True, unseen=chance.unseen)
 
     def score(self, turn: Turn, answer: str) -> dict[str, float]:

@@ -12,12 +12,12 @@ from dataclasses import replace
 from internvl35.data.synthetic.answers import score_short
 from internvl35.data.synthetic.canvas import Canvas, choose_small_canvas, is_apart, place_sizes
 from internvl35.data.synthetic.choosing import Asking, ask_some
-from internvl35.data.synthetic.colours import choose_background, colours_on, vary_colour
+from internvl35.data.synthetic.colours import choose_background, colours_on
 from internvl35.data.synthetic.drawing import Box, Chance, Drawing, Turn
 from internvl35.data.synthetic.labels import SHAPES
 from internvl35.data.synthetic.naming import ORDINALS, plural, with_article
 from internvl35.data.synthetic.shapes import several_wordings as asked
-from internvl35.data.synthetic.shapes.things import Thing, choose_pairs, mark_things, paint_things
+from internvl35.data.synthetic.shapes.things import Thing, choose_pairs, draw_scenes
 
 SAME_SHARE = 0.42
 """How many pairs of pictures agree; less is asked about them, so that half of the first questions
@@ -224,9 +224,7 @@ class Several:
             scenes = _draw_collection(chance, canvas, known)
             askings = [*_ask_counts(chance, scenes), *_ask_looks(chance, scenes)]
         turns = ask_some(chance, askings, MAX_TURNS)
-        shades = {name: vary_colour(chance, name) for name in known}
-        images = tuple(paint_things(canvas, scene, background, shades) for scene in scenes)
-        marks = tuple(mark_things(scene) for scene in scenes)
+        images, marks = draw_scenes(chance, canvas, scenes, background)
         return Drawing(self.name, images, turns, marks, unseen=chance.unseen)
 
     def score(self, turn: Turn, answer: str) -> dict[str, float]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
 from internvl35.data.synthetic.canvas import Canvas
-from internvl35.data.synthetic.colours import Colour, vary_colour
+from internvl35.data.synthetic.colours import Colour, colours_on, vary_colour
 from internvl35.data.synthetic.drawing import Box, Chance
 from internvl35.data.synthetic.labels import SHAPES, Mark
 
@@ -177,21 +177,27 @@ def draw_things(
     return _paint(canvas, things, background, shades)
 
 
-def paint_things(
-    canvas: Canvas, things: Sequence[Thing], background: Colour, shades: Mapping[str, Colour]
-) -> Image.Image:
-    """Draw coloured shapes in given shades, so that pictures can agree in every pixel.
+def draw_scenes(
+    chance: Chance, canvas: Canvas, scenes: Iterable[Sequence[Thing]], background: Colour
+) -> tuple[tuple[Image.Image, ...], tuple[tuple[Mark, ...], ...]]:
+    """Draw several scenes in the same shades, so that what stays the same agrees in every pixel.
 
     Args:
-        canvas: size of the picture.
-        things: what to draw where; their boxes, in whole pixels, do not overlap.
+        chance: of the shades.
+        canvas: size of each picture.
+        scenes: what to draw where; boxes of a scene, in whole pixels, do not overlap.
         background: fills the rest.
-        shades: what each name of a colour stands for.
 
     Returns:
-        RGB picture of the canvas' size, edges smoothed.
+        RGB pictures of the canvas' size, edges smoothed, and the marks of each.
     """
-    return _paint(canvas, things, background, [shades[thing.colour] for thing in things])
+    shades = {name: vary_colour(chance, name) for name in colours_on(background)}
+    images, marks = [], []
+    for things in scenes:
+        own = [shades[thing.colour] for thing in things]
+        images.append(_paint(canvas, things, background, own))
+        marks.append(mark_things(things))
+    return tuple(images), tuple(marks)
 
 
 def _paint(
