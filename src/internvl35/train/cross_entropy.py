@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from internvl35.train.head_gradients import HeadGradients, chunks, product_dtype, scale_saved
+
 
 def linear_cross_entropy(
     hidden: Tensor,
@@ -51,12 +53,9 @@ def linear_cross_entropy(
     """
     if chunk_size < 1:
         raise ValueError(f"chunk_size is {chunk_size}; it must be at least 1 position")
-    device_type = hidden.device.type
-    dtype = hidden.dtype
-    if torch.is_autocast_enabled(device_type) and dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(device_type)
+    dtype = product_dtype(hidden)
     needs_gradient = torch.is_grad_enabled()  # inside the function it always reads False
-    with torch.autocast(device_type, enabled=False):
+    with torch.autocast(hidden.device.type, enabled=False):
         found: tuple[Tensor, Tensor] = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
             hidden, weight, bias, targets, token_weights, chunk_size, dtype, needs_gradient
         )
@@ -79,47 +78,30 @@ class _LinearCrossEntropy(torch.autograd.Function):
         needs_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(dtype, torch.float32)
-        wants = [needs_gradient and needed for needed in ctx.needs_input_grad[:3]]
-        to_hidden = torch.zeros_like(hidden) if wants[0] else None
-        to_weight = torch.zeros_like(weight, dtype=wide) if wants[1] else None
-        to_bias = torch.zeros_like(bias, dtype=wide) if wants[2] and bias is not None else None
+        gradients = HeadGradients(ctx, hidden, weight, bias, dtype, is_needed=needs_gradient)
         rows = weight.to(dtype)
         offsets = None if bias is None else bias.to(dtype)
         loss = torch.zeros((), dtype=wide, device=hidden.device)
         num_correct = torch.zeros((), dtype=torch.long, device=hidden.device)
-        for start in range(0, hidden.shape[0], chunk_size):
-            part = slice(start, start + chunk_size)
+        for part in chunks(len(hidden), chunk_size):
             vectors, wanted_ids = hidden[part].to(dtype), targets[part, None]
             logits = torch.nn.functional.linear(vectors, rows, offsets).to(wide)  # (chunk, W)
             num_correct += (logits.argmax(dim=-1, keepdim=True) == wanted_ids).sum()
             chances, losses = _softmax_in_place(logits, wanted_ids)
             loss += (losses * token_weights[part].to(wide)).sum()
-            if not any(wants):
+            if not gradients.is_wanted:
                 continue
             chances.scatter_add_(1, wanted_ids, chances.new_full((1, 1), -1).expand_as(wanted_ids))
             to_logits = chances.mul_(token_weights[part, None].to(wide)).to(dtype)
-            if to_hidden is not None:
-                to_hidden[part] = to_logits @ rows
-            if to_weight is not None:
-                to_weight += to_logits.T @ vectors
-            if to_bias is not None:
-                to_bias += to_logits.sum(dim=0, dtype=wide)
+            gradients.add(part, to_logits, vectors, rows)
         ctx.mark_non_differentiable(num_correct)
-        ctx.save_for_backward(
-            to_hidden,
-            None if to_weight is None else to_weight.to(weight.dtype),
-            None if to_bias is None or bias is None else to_bias.to(bias.dtype),
-        )
+        gradients.save(ctx)
         return loss, num_correct
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, to_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        scaled = [
-            None if gradient is None else gradient * to_loss.to(gradient.dtype)
-            for gradient in ctx.saved_tensors
-        ]
-        return (*scaled, None, None, None, None, None)
+        return scale_saved(ctx, to_loss, num_others=5)
 
 
 def _softmax_in_place(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from internvl35.train.head_gradients import HeadGradients, chunks, product_dtype, scale_saved
+
 
 @dataclass(frozen=True)
 class HeadInputs:
@@ -64,7 +66,7 @@ def linear_kl_divergence(
         ValueError: if the chunk size is not positive, or positions or vocabularies differ.
     """
     _check_shapes(policy, reference, chunk_size)
-    dtype = _product_dtype(policy.hidden)
+    dtype = product_dtype(policy.hidden)
     needs_gradient = torch.is_grad_enabled()  # inside the function it always reads False
     with torch.autocast(policy.hidden.device.type, enabled=False):
         found: tuple[Tensor, Tensor] = _LinearDivergence.apply(  # type: ignore[no-untyped-call]
@@ -92,10 +94,10 @@ def token_divergences(
         ValueError: as of :func:`linear_kl_divergence`.
     """
     _check_shapes(policy, reference, chunk_size)
-    dtype = _product_dtype(policy.hidden)
+    dtype = product_dtype(policy.hidden)
     parts = []
     with torch.autocast(policy.hidden.device.type, enabled=False):
-        for part in _chunks(len(policy.hidden), chunk_size):
+        for part in chunks(len(policy.hidden), chunk_size):
             own = policy.logits(part, dtype).log_softmax(-1)
             parts.append(_divergences(own, reference.logits(part, dtype).log_softmax(-1)))
     return torch.cat(parts) if parts else policy.hidden.new_zeros(0, dtype=torch.float32)
@@ -113,10 +115,10 @@ def token_cross_entropies(head: HeadInputs, targets: Tensor, *, chunk_size: int 
     Returns:
         ``(P,)`` float32, in nats.
     """
-    dtype = _product_dtype(head.hidden)
+    dtype = product_dtype(head.hidden)
     parts = []
     with torch.autocast(head.hidden.device.type, enabled=False):
-        for part in _chunks(len(head.hidden), chunk_size):
+        for part in chunks(len(head.hidden), chunk_size):
             logits = head.logits(part, dtype)
             parts.append(functional.cross_entropy(logits, targets[part], reduction="none"))
     return torch.cat(parts) if parts else head.hidden.new_zeros(0, dtype=torch.float32)
@@ -131,17 +133,6 @@ def _check_shapes(policy: HeadInputs, reference: HeadInputs, chunk_size: int) ->
             f"the policy has {own[0]} positions and {own[1]} words but the reference {other[0]} "
             f"and {other[1]}; both need the same answers and the same vocabulary"
         )
-
-
-def _product_dtype(hidden: Tensor) -> torch.dtype:
-    device_type = hidden.device.type
-    if torch.is_autocast_enabled(device_type) and hidden.dtype != torch.float64:
-        return torch.get_autocast_dtype(device_type)
-    return hidden.dtype
-
-
-def _chunks(num_positions: int, chunk_size: int) -> list[slice]:
-    return [slice(start, start + chunk_size) for start in range(0, num_positions, chunk_size)]
 
 
 def _divergences(policy: Tensor, reference: Tensor) -> Tensor:
@@ -168,42 +159,26 @@ class _LinearDivergence(torch.autograd.Function):
         needs_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(dtype, torch.float32)
-        wants = [needs_gradient and needed for needed in ctx.needs_input_grad[:3]]
-        to_hidden = torch.zeros_like(hidden) if wants[0] else None
-        to_weight = torch.zeros_like(weight, dtype=wide) if wants[1] else None
-        to_bias = torch.zeros_like(bias, dtype=wide) if wants[2] and bias is not None else None
+        gradients = HeadGradients(ctx, hidden, weight, bias, dtype, is_needed=needs_gradient)
         policy = HeadInputs(hidden, weight.to(dtype), None if bias is None else bias.to(dtype))
         followed = HeadInputs(reference.hidden, reference.weight.to(dtype), reference.bias)
         loss = torch.zeros((), dtype=wide, device=hidden.device)
         num_same = torch.zeros((), dtype=torch.long, device=hidden.device)
-        for part in _chunks(len(hidden), chunk_size):
+        for part in chunks(len(hidden), chunk_size):
             own = policy.logits(part, dtype).log_softmax(-1)  # (chunk, W)
             other = followed.logits(part, dtype).log_softmax(-1)
             num_same += (own.argmax(-1) == other.argmax(-1)).sum()
             scale = token_weights[part].to(wide)
             loss += (_divergences(own, other) * scale).sum()
-            if not any(wants):
+            if not gradients.is_wanted:
                 continue
             to_logits = own.exp_().sub_(other.exp_()).mul_(scale[:, None]).to(dtype)
-            if to_hidden is not None:
-                to_hidden[part] = (to_logits @ policy.weight).to(hidden.dtype)
-            if to_weight is not None:
-                to_weight += to_logits.T @ hidden[part].to(dtype)
-            if to_bias is not None:
-                to_bias += to_logits.sum(dim=0, dtype=wide)
+            gradients.add(part, to_logits, hidden[part].to(dtype), policy.weight)
         ctx.mark_non_differentiable(num_same)
-        ctx.save_for_backward(
-            to_hidden,
-            None if to_weight is None else to_weight.to(weight.dtype),
-            None if to_bias is None or bias is None else to_bias.to(bias.dtype),
-        )
+        gradients.save(ctx)
         return loss, num_same
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, to_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        scaled = [
-            None if gradient is None else gradient * to_loss.to(gradient.dtype)
-            for gradient in ctx.saved_tensors
-        ]
-        return (*scaled, None, None, None, None, None)
+        return scale_saved(ctx, to_loss, num_others=5)
