@@ -109,13 +109,11 @@ def generate(
     Returns:
         New token ids of each request, end token included, padding not.
     """
-    inputs, config = _prepare(model, requests, options, rules)
+    inputs, config = _prepare(model, requests, options, rules, tokenizer)
     if on_token is not None:
         inputs["streamer"] = _TokenStreamer(on_token)
     if is_cancelled is not None:
         inputs["stopping_criteria"] = StoppingCriteriaList([_Cancelled(is_cancelled)])
-    if "stop_strings" in options:
-        inputs["tokenizer"] = tokenizer
     with torch.inference_mode(), _seeded(seed, model.input_device):
         output = model.generate(**inputs, generation_config=config)
     start = inputs["input_ids"].shape[1]
@@ -147,9 +145,7 @@ def generate_scored(
         once: four bytes times vocabulary, requests and longest answer.
     """
     scored = {**options, "return_dict_in_generate": True, "output_logits": True}
-    inputs, config = _prepare(model, requests, scored, rules)
-    if "stop_strings" in options:
-        inputs["tokenizer"] = tokenizer
+    inputs, config = _prepare(model, requests, scored, rules, tokenizer)
     with torch.inference_mode(), _seeded(seed, model.input_device):
         output = model.generate(**inputs, generation_config=config)
         token_ids = output.sequences[:, inputs["input_ids"].shape[1] :]  # (B, T)
@@ -169,6 +165,7 @@ def _prepare(
     requests: Sequence[Request],
     options: dict[str, Any],
     rules: StopRules,
+    tokenizer: Any,
 ) -> tuple[dict[str, Any], GenerationConfig]:
     """Pad prompts on the left and join their pictures."""
     longest = max(len(request.prompt) for request in requests)
@@ -188,6 +185,8 @@ def _prepare(
         }
     )
     inputs: dict[str, Any] = {"input_ids": input_ids.to(device), "attention_mask": mask.to(device)}
+    if "stop_strings" in options:
+        inputs["tokenizer"] = tokenizer
     return inputs | join_pictures(model, requests), config
 
 
