@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 
 import pytest
@@ -50,9 +51,33 @@ def test_what_an_interruption_left_out_is_rendered_later(drawn, tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_shards_of_another_version_are_refused(drawn, tmp_path, monkeypatch):
-    shards = ShardSet(tmp_path, 1, 2)
+def test_shards_of_other_drawings_are_refused(
+    drawn, recipe, tokenizer, config, tmp_path, monkeypatch
+):
+    shards = ShardSet(tmp_path, 1, 2, drawn.settings)
     list(render_shards(shards, drawn, 1))
+    ShardedExamples(shards)
+    other = dataclasses.replace(recipe, listing_share=0.125)
+    settings = DrawnExamples(other, "pretrain", tokenizer, config).settings
+    assert settings == drawn.settings | {"listing_share": 0.125}
+    with pytest.raises(DataError, match="other settings"):
+        list(render_shards(ShardSet(tmp_path, 2, 2, settings), drawn, 1))
     monkeypatch.setattr("internvl35.train.tiny.shards.MARK_LABELS", ("glyph:A",))
     with pytest.raises(DataError, match="other labels"):
         ShardedExamples(shards)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 40, None])
+def test_a_broken_shard_is_named(drawn, tmp_path, content):
+    shards = ShardSet(tmp_path, 1, 2)
+    list(render_shards(shards, drawn, 1))
+    path = shards.path(0)
+    path.write_bytes(path.read_bytes()[:-100] if content is None else content)
+    with pytest.raises(DataError, match=r"shard-00000.*cannot be read.*render again"):
+        ShardedExamples(shards)
+
+
+def test_what_a_killed_process_left_behind_is_removed(drawn, tmp_path):
+    (tmp_path / "shard-00001.77.partial").write_bytes(b"half")
+    list(render_shards(ShardSet(tmp_path, 2, 2), drawn, 1))
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".safetensors"] * 2

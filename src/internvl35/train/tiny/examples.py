@@ -5,9 +5,11 @@ Drawing is left to :mod:`internvl35.data.synthetic`, prompts to :mod:`internvl35
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import asdict
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -81,6 +83,22 @@ class DrawnExamples:
             )
             for has_system, is_thinking in ((True, False), (False, False), (True, True))
         }
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides what is drawn, as it would stand in a JSON file."""
+        stage = asdict(self.stage)
+        of_stage = ["first_level", "shares"]
+        if self.stage.first_level < 1:
+            of_stage += ["num_steps", "level_share"]
+        of_recipe = (
+            "samples_per_step", "max_answer_letters", "system_share", "thinking_share",
+            "listing_share", "enlarged_share", "seed",
+        )  # fmt: skip
+        found = {"stage": self.name} | {name: stage[name] for name in of_stage}
+        found |= {name: getattr(self.recipe, name) for name in of_recipe}
+        plain: dict[str, Any] = json.loads(json.dumps(found))
+        return plain
 
     def __getitem__(self, index: int) -> Example:
         """Draw one example; the same number always gives the same one."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -45,6 +46,8 @@ class ShardSet:
     """Shards in all."""
     shard_size: int = SHARD_SIZE
     """Examples a shard."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What decides what is drawn, as it would stand in a JSON file; kept in every shard."""
 
     def path(self, number: int) -> Path:
         """File of a shard."""
@@ -54,6 +57,21 @@ class ShardSet:
     def missing(self) -> list[int]:
         """Numbers of shards that are not there."""
         return [number for number in range(self.num_shards) if not self.path(number).exists()]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is written into every shard, to be told from shards of other drawings."""
+        return {"labels": list(MARK_LABELS), "settings": dict(self.settings)}
+
+    def check(self) -> None:
+        """Refuse shards that hold other drawings than these.
+
+        Raises:
+            DataError: if a shard that is there was drawn otherwise, or cannot be read.
+        """
+        for number in range(self.num_shards):
+            if self.path(number).exists():
+                _check_facts(self.path(number), self.facts)
 
     def __len__(self) -> int:
         """Count the examples."""
@@ -77,8 +95,14 @@ def render_shards(
 
     Yields:
         How many shards there are, after every one.
+
+    Raises:
+        DataError: if a shard that is there holds other drawings.
     """
     shards.folder.mkdir(parents=True, exist_ok=True)
+    shards.check()
+    for left_behind in shards.folder.glob("*.partial"):
+        left_behind.unlink()
     waiting = shards.missing
     done = shards.num_shards - len(waiting)
     if not waiting:
@@ -109,7 +133,7 @@ def write_shard(shards: ShardSet, examples: DrawnExamples, number: int) -> None:
     first = number * shards.shard_size
     drawn = [examples[first + place] for place in range(shards.shard_size)]
     partial_path = shards.path(number).with_suffix(f".{os.getpid()}.partial")
-    save_file(_pack(drawn), partial_path, {_FACTS: json.dumps({"labels": list(MARK_LABELS)})})
+    save_file(_pack(drawn), partial_path, {_FACTS: json.dumps(shards.facts)})
     partial_path.replace(shards.path(number))
 
 
@@ -137,7 +161,7 @@ class ShardedExamples:
         seed: of the order.
 
     Raises:
-        DataError: if a shard is missing, or was drawn by another version of the package.
+        DataError: if a shard is missing, cannot be read, or holds other drawings.
     """
 
     def __init__(self, shards: ShardSet, seed: int = 0) -> None:
@@ -147,10 +171,10 @@ class ShardedExamples:
                 f"{len(shards.missing)} of {shards.num_shards} shards are missing in "
                 f"{shards.folder}; render them first"
             )
+        shards.check()
         self.shards = shards
         self.seed = seed
         self._open: tuple[int, dict[str, Any]] = (-1, {})
-        _check_labels(shards.path(0))
 
     def __getitem__(self, index: int) -> Example:
         """Read one example; numbers beyond the last begin a new round."""
@@ -183,11 +207,8 @@ def _shuffled(count: int, seed: str) -> tuple[int, ...]:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            content: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path} cannot be read: {error}; remove it and render again") from error
+    with _opened(path) as file:
+        content: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     for kind in ("tile", "token"):
         counts = content[f"num_{kind}s"].tolist()
         content[f"{kind}_places"] = np.concatenate([[0], np.cumsum(counts)]).tolist()
@@ -196,10 +217,21 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
-def _check_labels(path: Path) -> None:
-    with safe_open(path, framework="pt") as file:
+def _check_facts(path: Path, wanted: dict[str, Any]) -> None:
+    with _opened(path) as file:
         facts = json.loads((file.metadata() or {}).get(_FACTS, "{}"))
-    if facts.get("labels") != list(MARK_LABELS):
-        raise DataError(
-            f"{path} was drawn with other labels than this version has; render the shards again"
-        )
+    for name, value in wanted.items():
+        if facts.get(name) != value:
+            raise DataError(
+                f"{path} was drawn with other {name} than are asked for now; remove {path.parent} "
+                "and render again"
+            )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}; remove it and render again") from error
