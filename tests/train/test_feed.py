@@ -79,7 +79,9 @@ def test_an_evaluation_is_shared_evenly():
 
 def test_what_prepares_batches_can_be_sent_to_another_process(monkeypatch):
     sent = []
-    monkeypatch.setattr("internvl35.train.feed._load", lambda dataset, *_: sent.append(dataset))
+    monkeypatch.setattr(
+        "internvl35.train.feed.load_ahead", lambda dataset, *_: sent.append(dataset)
+    )
     with pytest.raises(TypeError):
         feed(make_plan())
     copy = pickle.loads(pickle.dumps(sent[0]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 START_METHOD = "fork" if sys.platform == "linux" else None
 """How processes that prepare rows begin: with all that is in memory where that is safe."""
+
+Asked = TypeVar("Asked")
+Made = TypeVar("Made")
 
 Order = tuple[int, Rows]
 """Number of the step that a micro-batch belongs to, and its rows."""
@@ -128,7 +131,7 @@ def feed_steps(
     orders = (
         (step, plan.step(step)[place]) for step in range(start, plan.num_steps) for place in own
     )
-    batches = _load(dataset, orders, num_processes, workers)
+    batches = load_ahead(dataset, orders, num_processes, workers, _prefetch(dataset))
     for _ in range(start, plan.num_steps):
         yield [next(batches) for _ in own]
 
@@ -158,30 +161,51 @@ def feed_once(
     missing = -len(groups) % workers.world_size
     own = [*groups, *([()] * missing)][workers.rank :: workers.world_size]
     dataset = MicroBatches(records, encoder, pad_token_id)
-    yield from _load(dataset, ((0, rows) for rows in own), num_processes, workers)
+    orders = ((0, rows) for rows in own)
+    yield from load_ahead(dataset, orders, num_processes, workers, _prefetch(dataset))
 
 
-class _Orders:
+def _prefetch(dataset: MicroBatches) -> int:
+    return 2 if dataset.is_packed else 4  # a pack may have 230 MB of tiles
+
+
+class _Orders(Generic[Asked]):
     """A sampler that can be iterated over once: what comes is planned as it is needed."""
 
-    def __init__(self, orders: Iterator[Order]) -> None:
+    def __init__(self, orders: Iterator[Asked]) -> None:
         self._orders = orders
 
-    def __iter__(self) -> Iterator[Order]:
+    def __iter__(self) -> Iterator[Asked]:
         return self._orders
 
 
-def _load(
-    dataset: MicroBatches, orders: Iterator[Order], num_processes: int, workers: Workers
-) -> Iterator[FedBatch]:
+def load_ahead(
+    dataset: Dataset[Made],
+    orders: Iterator[Asked],
+    num_processes: int,
+    workers: Workers,
+    prefetch: int = 4,
+) -> Iterator[Made]:
+    """Make items in the order asked for, some of them before they are needed.
+
+    Args:
+        dataset: makes an item from what is asked.
+        orders: what is asked, one item after the other.
+        num_processes: processes that work ahead; 0 makes items in this one.
+        workers: on a GPU, items are put where copies to it hold nothing up.
+        prefetch: items that each process makes ahead.
+
+    Returns:
+        The items.
+    """
     if num_processes == 0:
         return (dataset[order] for order in orders)
-    loader: DataLoader[FedBatch] = DataLoader(
+    loader: DataLoader[Made] = DataLoader(
         dataset,
         batch_size=None,
         sampler=_Orders(orders),
         num_workers=num_processes,
-        prefetch_factor=2 if dataset.is_packed else 4,  # a pack may have 230 MB of tiles
+        prefetch_factor=prefetch,
         pin_memory=workers.device.type == "cuda",
         multiprocessing_context=START_METHOD,
         generator=torch.Generator(),  # a loader must not take from the numbers that dropout uses

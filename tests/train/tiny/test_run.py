@@ -124,6 +124,15 @@ def test_the_state_of_a_run_may_be_split_into_small_files(folder, recipe, whole)
     assert _equal(_weights(folder), _weights(whole))
 
 
+def test_without_its_last_stage_a_run_ends_with_what_it_has(folder, recipe):
+    recipe = dataclasses.replace(recipe, sft=dataclasses.replace(recipe.sft, num_steps=0))
+    assert TinyRun(folder, recipe, HERE).execute()
+    kept = load_file(folder / "3-pretrain" / "weights.safetensors")
+    written = _weights(folder)
+    for name, tensor in written.items():
+        assert tensor.equal(kept[f"model.{name}"].to(tensor.dtype)), name
+
+
 def test_weights_of_another_network_are_refused(folder, recipe):
     from safetensors.torch import save_file
 

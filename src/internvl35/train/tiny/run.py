@@ -8,7 +8,7 @@ this folder.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from rich.progress import track
 from torch import Tensor
-from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from internvl35.data.tokenizer import save_tokenizer
@@ -24,7 +23,7 @@ from internvl35.errors import DataError
 from internvl35.model.composite import VisionLanguageModel
 from internvl35.train.checkpoints import list_checkpoints, remove_old, write_checkpoint
 from internvl35.train.distributed import Workers
-from internvl35.train.feed import START_METHOD, FedBatch
+from internvl35.train.feed import FedBatch, load_ahead
 from internvl35.train.figures import FigureWindow
 from internvl35.train.loop import TrainingLoop
 from internvl35.train.optimizers import build_optimizers
@@ -126,19 +125,11 @@ class TinyRun:
             self._write_checkpoint()
         return True
 
-    def _stage_folder(self, name: StageName) -> Path:
-        return self.folder / f"{STAGES.index(name) + 1}-{name}"
-
     def _stage_file(self, name: StageName) -> Path:
-        return self._stage_folder(name) / WEIGHTS_FILE
-
-    def _beginning(self, name: StageName) -> Path | None:
-        """Weights that a stage begins with: those of the last stage before it that was trained."""
-        before = STAGES[: STAGES.index(name)]
-        files = [self._stage_file(earlier) for earlier in before]
-        return next((path for path in reversed(files) if path.exists()), None)
+        return stage_folder(self.folder, name) / WEIGHTS_FILE
 
     def _build(self, name: StageName) -> TinyTrainee:
+        """Make what a stage trains, with the weights that those before it left behind."""
         stage = self.recipe.stage(name)
         torch.manual_seed(self.recipe.seed)
         trainee = TinyTrainee(
@@ -148,14 +139,20 @@ class TinyRun:
             has_frozen_tower=name == "projector",
             light_jitter=self.recipe.light_jitter if self.place.num_shards else 0.0,
         )
-        path = self._beginning(name)
-        if path is not None:
-            trainee.load_state_dict(read_weights(path, trainee))
+        self._load_latest(trainee, STAGES[: STAGES.index(name)])
         choose_trained(trainee, name)
         return trainee.to(self.place.device)
 
+    def _load_latest(self, trainee: TinyTrainee, stages: Sequence[StageName]) -> None:
+        """Take the weights of the last of some stages that was trained; without any, stay fresh."""
+        files = [self._stage_file(name) for name in reversed(stages)]
+        path = next((path for path in files if path.exists()), None)
+        if path is not None:
+            trainee.load_state_dict(read_weights(path, trainee))
+
     def _train(self, name: StageName) -> bool:
-        recipe, stage, folder = self.recipe, self.recipe.stage(name), self._stage_folder(name)
+        recipe, stage = self.recipe, self.recipe.stage(name)
+        folder = stage_folder(self.folder, name)
         folder.mkdir(exist_ok=True)
         if self.place.num_shards and not self._render(name):
             return False
@@ -202,20 +199,17 @@ class TinyRun:
 
     def _take_steps(self, name: StageName, loop: TrainingLoop, report: TrainingReport) -> bool:
         recipe, stage = self.recipe, self.recipe.stage(name)
-        window, told = FigureWindow.restore(), dict.fromkeys(FIGURES, 0.0)
+        window = FigureWindow.restore(others=FIGURES)
         began = time.perf_counter()
         if loop.step >= stage.num_steps:
             return True
         for figures in loop.run(self._feed(name, loop.step)):
             window.add(figures, time.perf_counter() - began)
             began = time.perf_counter()
-            for key, value in figures.others.items():
-                told[key] += value
             is_last = loop.step == stage.num_steps
             if loop.step % recipe.log_every == 0 or is_last:
-                line = window.close(figures.learning_rate, self.place.device)
-                report.log_step(loop.step, line | describe_patches(told))
-                told = dict.fromkeys(FIGURES, 0.0)
+                rate, device = figures.learning_rate, self.place.device
+                report.log_step(loop.step, window.close(rate, device, describe_patches))
             report.advance(loop.step, {"loss": figures.loss})
             every = recipe.evaluate_every
             if every and name != "tower" and (loop.step % every == 0 or is_last):
@@ -238,34 +232,28 @@ class TinyRun:
             self._examples(name), self.recipe, self.recipe.stage(name).num_steps,
             int(self.config.text_config.pad_token_id),
         )  # fmt: skip
-        num_workers = self.place.num_workers
-        loader: DataLoader[list[FedBatch]] = DataLoader(
-            steps,
-            batch_size=None,
-            sampler=range(start, len(steps)),
-            num_workers=num_workers,
-            prefetch_factor=4 if num_workers else None,
-            multiprocessing_context=START_METHOD if num_workers else None,
-            generator=torch.Generator(),
-        )
-        return iter(loader)
+        numbers = iter(range(start, len(steps)))
+        return load_ahead(steps, numbers, self.place.num_workers, self.workers)
 
     def _examples(self, name: StageName) -> Examples:
-        drawn = DrawnExamples(self.recipe, name, self.tokenizer, self.config)
-        if not self.place.num_shards:
-            return drawn
-        return ShardedExamples(self._shards(name), self.recipe.seed)
+        if self.place.num_shards:
+            return ShardedExamples(self._shards(name), self.recipe.seed)
+        return self._drawn(name)
+
+    def _drawn(self, name: StageName) -> DrawnExamples:
+        return DrawnExamples(self.recipe, name, self.tokenizer, self.config)
 
     def _shards(self, name: StageName) -> ShardSet:
-        return ShardSet(self.folder / "shards" / name, self.place.num_shards)
+        folder = self.folder / "shards" / name
+        return ShardSet(folder, self.place.num_shards, settings=self._drawn(name).settings)
 
     def _render(self, name: StageName) -> bool:
         """Draw a stage's shards; whether all of them are there."""
         shards = self._shards(name)
-        drawn = DrawnExamples(self.recipe, name, self.tokenizer, self.config)
         rendering = render_shards(
-            shards, drawn, max(1, self.place.num_workers), keep_going=lambda: not self._is_late()
-        )
+            shards, self._drawn(name), max(1, self.place.num_workers),
+            keep_going=lambda: not self._is_late(),
+        )  # fmt: skip
         for _ in track(rendering, f"drawing for {name}", total=shards.num_shards):
             pass
         return not shards.missing
@@ -280,7 +268,7 @@ class TinyRun:
         trainee.train()
 
     def _save(self, name: StageName, loop: TrainingLoop, report: TrainingReport) -> None:
-        folder = self._stage_folder(name)
+        folder = stage_folder(self.folder, name)
         progress = {"step": loop.step, "seconds": report.seconds}
         state = {"global_step": loop.step, "max_steps": self.recipe.stage(name).num_steps}
 
@@ -295,11 +283,16 @@ class TinyRun:
         remove_old(folder, KEPT_CHECKPOINTS, None)
 
     def _write_checkpoint(self) -> None:
-        trainee = self._build(STAGES[-1])
-        trainee.load_state_dict(read_weights(self._stage_file(STAGES[-1]), trainee))
+        trainee = TinyTrainee(VisionLanguageModel(self.config))
+        self._load_latest(trainee, STAGES)
         target = self.folder / CHECKPOINT
         trainee.model.to(dtype=torch.bfloat16).save_pretrained(target)
         save_tokenizer(self.tokenizer, target)
+
+
+def stage_folder(folder: Path, name: StageName) -> Path:
+    """Folder of a stage in a run folder."""
+    return folder / f"{STAGES.index(name) + 1}-{name}"
 
 
 def read_curve(folder: Path, recipe: TinyRecipe) -> list[dict[str, Any]]:
@@ -314,9 +307,8 @@ def read_curve(folder: Path, recipe: TinyRecipe) -> list[dict[str, Any]]:
     """
     lines: list[dict[str, Any]] = []
     before = 0
-    for number, name in enumerate(STAGES):
-        log = RunFolder(folder / f"{number + 1}-{name}").log_file
-        found = read_log(log) if log.exists() else []
+    for name in STAGES:
+        found = read_log(RunFolder(stage_folder(folder, name)).log_file)
         steps = [(step, line) for line in found if (step := step_of(line)) is not None]
         for step, line in steps:
             samples = (before + step) * recipe.samples_per_step
@@ -347,7 +339,7 @@ def choose_trained(trainee: TinyTrainee, name: StageName) -> None:
         trainee.patch_head.requires_grad_(False)
 
 
-def describe_patches(told: dict[str, float]) -> dict[str, float]:
+def describe_patches(told: Mapping[str, float]) -> dict[str, float]:
     """Turn sums into figures of the dense labels; none if there were no such lessons."""
     if not told["num_tiles_seen"]:
         return {}
