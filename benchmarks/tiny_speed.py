@@ -23,7 +23,8 @@ from internvl35.data.synthetic import draw
 from internvl35.data.synthetic.asking import question_text
 from internvl35.data.tiles import make_pixel_values
 from internvl35.evals.drawn import AskSettings
-from internvl35.generate.runner import Request, generate
+from internvl35.generate.request import Request
+from internvl35.generate.runner import generate
 from internvl35.generate.sampling import SamplingSettings
 from internvl35.model.hub import resolve_checkpoint
 

@@ -27,15 +27,10 @@ from internvl35.data.tiles import Grid, choose_grid, make_pixel_values
 from internvl35.data.tokenizer import load_tokenizer
 from internvl35.data.video import read_frames
 from internvl35.generate.flash import FlashSettings
+from internvl35.generate.request import Request
 from internvl35.generate.routing import fewest_tokens, route
 from internvl35.generate.rules import check_tokens, stop_rules
-from internvl35.generate.runner import (
-    Request,
-    generate,
-    generate_scored,
-    generation_options,
-    stream,
-)
+from internvl35.generate.runner import generate, generate_scored, generation_options, stream
 from internvl35.generate.sampling import SamplingSettings
 from internvl35.model.composite import VisionLanguageModel
 from internvl35.model.hub import resolve_checkpoint, take_hub_options

@@ -24,9 +24,10 @@ from internvl35.data.thinking import split_thinking
 from internvl35.data.tokenizer import load_tokenizer
 from internvl35.errors import PromptError
 from internvl35.generate.flash import FlashSettings
+from internvl35.generate.request import Request
 from internvl35.generate.routing import fewest_tokens, route
 from internvl35.generate.rules import StopRules, check_tokens, stop_rules
-from internvl35.generate.runner import Request, generate, stream
+from internvl35.generate.runner import generate, stream
 from internvl35.model.composite import VisionLanguageModel
 from internvl35.model.hub import resolve_checkpoint, take_hub_options
 

@@ -19,7 +19,7 @@ from internvl35.data.tokenizer import load_tokenizer
 from internvl35.evals import predictions
 from internvl35.evals.predictions import Prediction, Predictor, score_tokens, with_reasoning
 from internvl35.generate.flash import FlashSettings
-from internvl35.generate.runner import Request
+from internvl35.generate.request import Request
 from internvl35.generate.sampling import SamplingSettings
 from internvl35.model.composite import VisionLanguageModel
 

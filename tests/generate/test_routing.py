@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from internvl35.data.token_writer import ImageSpan, Prompt
 from internvl35.errors import ConfigError, PromptError
 from internvl35.generate.flash import FlashSettings
+from internvl35.generate.request import Request
 from internvl35.generate.routing import choose_compressed, fewest_tokens, resolve_settings, route
 from internvl35.generate.rules import StopRules
-from internvl35.generate.runner import Request, generate, generate_scored, join_pictures, stream
+from internvl35.generate.runner import generate, generate_scored, join_pictures, stream
 
 RULES = StopRules(end_token_ids=(1,), banned_token_ids=(635,), pad_token_id=0)
 OPTIONS = {"max_new_tokens": 6, "do_sample": False}

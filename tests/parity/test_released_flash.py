@@ -17,9 +17,10 @@ from torch.nn import functional
 from internvl35.data.token_writer import ImageSpan, Prompt
 from internvl35.dropin import InternVLChatModel
 from internvl35.generate.flash import FlashSettings
+from internvl35.generate.request import Request
 from internvl35.generate.routing import route
 from internvl35.generate.rules import StopRules
-from internvl35.generate.runner import Request, generate
+from internvl35.generate.runner import generate
 
 PLACE, END = 635, 1
 RULES = StopRules(end_token_ids=(END,), banned_token_ids=(PLACE,), pad_token_id=0)

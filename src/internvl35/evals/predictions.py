@@ -20,8 +20,9 @@ from internvl35.conversation import Conversation, Piece
 from internvl35.data.encoding import Encoder
 from internvl35.data.records import Record
 from internvl35.errors import DataError, MediaError, PromptError
+from internvl35.generate.request import Request
 from internvl35.generate.routing import route
-from internvl35.generate.runner import Request, generate, generation_options, join_pictures
+from internvl35.generate.runner import generate, generation_options, join_pictures
 from internvl35.generate.sampling import SamplingSettings
 
 BATCHES_A_WINDOW = 8

@@ -17,7 +17,7 @@ from torch import Tensor
 from internvl35.data.compression import TileRouting, compress_prompt
 from internvl35.errors import ConfigError
 from internvl35.generate.flash import FlashSettings
-from internvl35.generate.runner import Request
+from internvl35.generate.request import Request
 from internvl35.model.composite import VisionLanguageModel
 from internvl35.model.configuration import InternVLChatConfig
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
@@ -20,47 +19,10 @@ from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.generation import BaseStreamer
 
-from internvl35.data.compression import TileRouting
-from internvl35.data.prompt import Prompt
-from internvl35.errors import PromptError
+from internvl35.generate.request import Request
 from internvl35.generate.rules import StopRules
 from internvl35.generate.sampling import SamplingSettings
 from internvl35.model.composite import VisionLanguageModel
-
-
-@dataclass(frozen=True)
-class Request:
-    """A prompt with its pictures."""
-
-    prompt: Prompt
-    """Token ids with places for visual tokens."""
-    pixel_values: Tensor | None = None
-    """``(N, 3, tile, tile)`` normalised tiles, in the order of the places."""
-    image_features: Tensor | None = None
-    """``(tokens, D)`` visual tokens computed before, instead of pixel_values."""
-    routing: TileRouting | None = None
-    """Which tiles were compressed; None if all keep their tokens."""
-
-    def __post_init__(self) -> None:
-        """Refuse a prompt whose places differ in number from its tiles or visual tokens."""
-        if self.image_features is not None:
-            if self.pixel_values is not None:
-                raise ValueError("pass pixel_values or image_features; each holds pictures")
-            found = self.image_features.shape[0]
-            needed = sum(span.num_tokens for span in self.prompt.image_spans)
-            if found != needed:
-                raise ValueError(
-                    f"the prompt has {needed} places but image_features holds {found} visual "
-                    "tokens; shorten the prompt by the tiles that are compressed"
-                )
-            return
-        found = 0 if self.pixel_values is None else self.pixel_values.shape[0]
-        needed = sum(span.num_tiles for span in self.prompt.image_spans)
-        if found != needed:
-            raise PromptError(
-                f"the prompt has places for {needed} tiles but pixel_values holds {found}; "
-                "give num_patches_list the tiles of each picture"
-            )
 
 
 def generation_options(sampling: SamplingSettings) -> dict[str, Any]:

@@ -1,0 +1,84 @@
+"""What comes back from an engine: updates while an answer is written, and the whole of it.
+
+Plain records; text is made of tokens in :mod:`internvl35.generate.detokenizer`. No counterpart in
+the paper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from internvl35.generate.request import Request
+
+FinishReason: TypeAlias = Literal["stop", "length", "cancelled", "error"]
+"""Why an answer ended: an end token or stop text, ``max_tokens``, its reader, or a failure."""
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """How likely a token was."""
+
+    token_id: int
+    """The token."""
+    logprob: float
+    """Natural logarithm of its probability, before temperature, penalties and bans."""
+    top: tuple[tuple[int, float], ...] = ()
+    """The likeliest tokens at its place with theirs, likeliest first, as many as were asked for."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one step added to one answer."""
+
+    request_id: str
+    """Of the request."""
+    sample: int
+    """Which of its ``n`` answers, from 0."""
+    token_ids: tuple[int, ...] = ()
+    """New tokens, end token included."""
+    text: str = ""
+    """New text; what might still become a stop text or half a character is held back."""
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    """Of the new tokens, if they were asked for."""
+    finish_reason: FinishReason | None = None
+    """Set in the last update of an answer."""
+    error: str | None = None
+    """What went wrong, if the reason is ``error``."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One whole answer."""
+
+    token_ids: tuple[int, ...]
+    """As chosen, end token included."""
+    text: str
+    """Without end token and stop text; empty if the engine has no tokenizer."""
+    finish_reason: FinishReason
+    """Why it ended."""
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    """Of its tokens, if they were asked for."""
+    error: str | None = None
+    """What went wrong, if the reason is ``error``."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What became of a request."""
+
+    request_id: str
+    """Of the request."""
+    request: Request
+    """As it was answered: routed, with visual tokens in place of tiles that were compressed."""
+    samples: tuple[Sample, ...]
+    """Its ``n`` answers; with ``best_of``, the likeliest first."""
+    num_cached_tokens: int
+    """Prompt tokens that had not to be computed."""
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    """Of the prompt's tokens, None for the first and for places of pictures; None unless asked for.
+    """
+    seconds_to_first_token: float | None = None
+    """From the submission to the first token."""
+    seconds: float = 0.0
+    """From the submission to the end of the last answer."""
