@@ -24,6 +24,7 @@ from internvl35 import SamplingSettings, cli, load
 from internvl35.chat import Chat
 from internvl35.commands.chat import SystemOptions, load_chat
 from internvl35.commands.checkpoint import HubOptions, ModelOptions
+from internvl35.commands.options import shown
 from internvl35.commands.pictures import PictureOptions
 from internvl35.config import TINY_FOLDER
 from internvl35.conversation import Reply
@@ -291,9 +292,11 @@ def test_flags_are_those_that_scripts_rely_on():
 def test_defaults_are_those_of_the_python_api():
     command = get_command(cli.app).commands["chat"]
     given = {parameter.name: parameter.default for parameter in command.params}
-    for field in dataclasses.fields(SamplingSettings):
+    for field in shown(SamplingSettings):
         expected = list(field.default) if isinstance(field.default, tuple) else field.default
         assert given[field.name] == expected, field.name
+    assert "max_tokens" in given
+    assert "logit_bias" not in given
     assert given["system"] == PromptSettings().system_prompt
     assert "8 if not given" in next(p.help for p in command.params if p.name == "frames")
 

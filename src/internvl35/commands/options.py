@@ -10,7 +10,7 @@ import ast
 import importlib.util
 import inspect
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +19,8 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 
 FLAGS = "flags"
-"""Key of a field's metadata under which flags stand that differ from the field's name."""
+"""Key of a field's metadata under which flags stand that differ from the field's name; none for a
+field that is no option."""
 
 METAVAR = "metavar"
 """Key of a field's metadata under which the form of its value stands, for the help text."""
@@ -50,13 +51,18 @@ def spread_settings(command: Callable[..., None]) -> Callable[..., None]:
 
     def run(**given: Any) -> None:
         for name, owner in groups.items():
-            given[name] = owner(**{field.name: _pop(given, field.name) for field in fields(owner)})
+            given[name] = owner(**{field.name: _pop(given, field.name) for field in shown(owner)})
         command(**given)
 
     run.__doc__ = command.__doc__
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return run
+
+
+def shown(owner: Any) -> list[Field[Any]]:
+    """List the fields of a settings class that are options."""
+    return [field for field in fields(owner) if field.metadata.get(FLAGS, "unset") != ()]
 
 
 def field_parameters(owner: Any) -> list[inspect.Parameter]:
@@ -70,7 +76,7 @@ def field_parameters(owner: Any) -> list[inspect.Parameter]:
     """
     hints, sentences = get_type_hints(owner), read_sentences(owner.__module__, owner.__name__)
     parameters = []
-    for field in fields(owner):
+    for field in shown(owner):
         kind, metavar = hints[field.name], field.metadata.get(METAVAR)
         if get_origin(kind) is tuple:
             item = get_args(kind)[0]

@@ -6,9 +6,13 @@ Following it is left to :mod:`internvl35.generate.sampler` and, with transformer
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from internvl35.errors import ConfigError
+
+NO_FLAG: Final[dict[str, Any]] = {"flags": ()}
+"""Marks settings that have no flag at the command line; files of requests and the API name them."""
 
 MAX_SAMPLES = 1024
 """Most answers to one prompt."""
@@ -61,30 +65,30 @@ class SamplingSettings:
     """Seed of the choice; None for a different one every time."""
     stop: tuple[str, ...] = ()
     """Texts that end an answer; they are not part of it."""
-    stop_token_ids: tuple[int, ...] = ()
+    stop_token_ids: tuple[int, ...] = field(default=(), metadata=NO_FLAG)
     """Further tokens that end an answer; they are part of it."""
-    min_tokens: int = 0
+    min_tokens: int = field(default=0, metadata=NO_FLAG)
     """Fewest tokens of an answer: nothing ends it before."""
-    ignore_end: bool = False
+    ignore_end: bool = field(default=False, metadata=NO_FLAG)
     """Whether an end token is a token like others, so that ``max_tokens`` are written."""
-    presence_penalty: float = 0.0
+    presence_penalty: float = field(default=0.0, metadata=NO_FLAG)
     """Taken off the logits of tokens that the answer already holds, -2 to 2."""
-    frequency_penalty: float = 0.0
+    frequency_penalty: float = field(default=0.0, metadata=NO_FLAG)
     """Taken off the logits of tokens once for each time the answer holds them, -2 to 2."""
-    logit_bias: tuple[tuple[int, float], ...] = ()
+    logit_bias: tuple[tuple[int, float], ...] = field(default=(), metadata=NO_FLAG)
     """Tokens with what is added to their logits, -100 to 100."""
-    banned_token_ids: tuple[int, ...] = ()
+    banned_token_ids: tuple[int, ...] = field(default=(), metadata=NO_FLAG)
     """Tokens that are never chosen, beside the marks of pictures, which never are."""
-    n: int = 1
+    n: int = field(default=1, metadata=NO_FLAG)
     """Answers to the prompt."""
-    best_of: int | None = None
+    best_of: int | None = field(default=None, metadata=NO_FLAG)
     """Answers that are written, of which the ``n`` likeliest are returned; None for ``n``."""
-    num_logprobs: int | None = None
+    num_logprobs: int | None = field(default=None, metadata=NO_FLAG)
     """How many of the likeliest tokens come back with each token, 0 for the chosen one alone; None
     for no log-probabilities."""
-    num_prompt_logprobs: int | None = None
+    num_prompt_logprobs: int | None = field(default=None, metadata=NO_FLAG)
     """The same for the tokens of the prompt."""
-    structure: StructureSettings | None = None
+    structure: StructureSettings | None = field(default=None, metadata=NO_FLAG)
     """What shape the answer must have; None for any."""
 
     @property
