@@ -76,5 +76,5 @@ class GenerationEngine(Protocol):
         ...
 
     def close(self) -> None:
-        """End all requests and give back memory, threads and processes; a second call is harmless."""
+        """End all requests and give back threads and processes; a second call is harmless."""
         ...
