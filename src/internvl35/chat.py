@@ -26,6 +26,7 @@ from internvl35.data.thinking import split_thinking
 from internvl35.data.tiles import Grid, choose_grid, make_pixel_values
 from internvl35.data.tokenizer import load_tokenizer
 from internvl35.data.video import read_frames
+from internvl35.errors import ConfigError
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.request import Request
 from internvl35.generate.routing import fewest_tokens, route
@@ -211,9 +212,8 @@ class Chat:
         ]
 
     def _prepare(self, question: Question) -> tuple[Conversation, Request]:
-        images = [open_image(image, self.images) for image in question.images]
-        pictures = [make_pixel_values(image, self.tiles) for image in images]
-        grids = [choose_grid(*image.size, self.tiles) for image in images]
+        shown = [self.cut(image) for image in question.images]
+        pictures, grids = [tiles for tiles, _ in shown], [grid for _, grid in shown]
         text = mark_images(question.text, len(pictures))
         if question.video is not None:
             frames = self._frames(question.video)
@@ -227,11 +227,51 @@ class Chat:
         asked = Conversation(
             (*before.messages, message), (*before.pictures, *pictures), (*before.grids, *grids)
         )
+        return asked, self.prepare(asked, question.flash)
+
+    def cut(self, image: ImageSource, max_tiles: int | None = None) -> tuple[Tensor, Grid]:
+        """Open a picture and cut it into tiles.
+
+        Args:
+            image: in any form.
+            max_tiles: most tiles, thumbnail not counted; None for the chat's own limit.
+
+        Returns:
+            ``(N, 3, tile, tile)`` tiles, and how they lie beside one another.
+
+        Raises:
+            ConfigError: if more tiles are asked for than the chat allows.
+            MediaError: if the picture cannot be read.
+        """
+        tiles = self.tiles
+        if max_tiles is not None:
+            if not 1 <= max_tiles <= tiles.max_tiles:
+                raise ConfigError(
+                    f"at most {max_tiles} tiles are asked for; needed: 1 to {tiles.max_tiles}"
+                )
+            tiles = replace(tiles, min_tiles=min(tiles.min_tiles, max_tiles), max_tiles=max_tiles)
+        picture = open_image(image, self.images)
+        return make_pixel_values(picture, tiles), choose_grid(*picture.size, tiles)
+
+    def prepare(self, asked: Conversation, flash: FlashSettings | None = None) -> Request:
+        """Turn a conversation that ends with a question into what an engine takes.
+
+        Args:
+            asked: the turns and the pictures of all of them.
+            flash: which tiles will be compressed; see :class:`Question`.
+
+        Returns:
+            The prompt with its tiles, not routed yet.
+
+        Raises:
+            ConfigError: if tiles shall be compressed but the checkpoint has no router.
+            PromptError: if turns or marks and pictures do not match, or the prompt is too long.
+        """
         counts = [len(tiles) for tiles in asked.pictures]
         prompt = self.builder.build(asked.messages, counts, has_limit=False)
         request = Request(prompt, torch.cat(asked.pictures) if asked.pictures else None)
-        self.builder.check_length(fewest_tokens(request, question.flash, self.model.config))
-        return asked, request
+        self.builder.check_length(fewest_tokens(request, flash, self.model.config))
+        return request
 
     def route(
         self, requests: Sequence[Request], flash: Sequence[FlashSettings | None]
