@@ -28,26 +28,6 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True)
-class Update:
-    """What one step added to one answer."""
-
-    request_id: str
-    """Of the request."""
-    sample: int
-    """Which of its ``n`` answers, from 0."""
-    token_ids: tuple[int, ...] = ()
-    """New tokens, end token included."""
-    text: str = ""
-    """New text; what might still become a stop text or half a character is held back."""
-    logprobs: tuple[TokenLogprob, ...] | None = None
-    """Of the new tokens, if they were asked for."""
-    finish_reason: FinishReason | None = None
-    """Set in the last update of an answer."""
-    error: str | None = None
-    """What went wrong, if the reason is ``error``."""
-
-
-@dataclass(frozen=True)
 class Sample:
     """One whole answer."""
 
@@ -82,3 +62,25 @@ class Completion:
     """From the submission to the first token."""
     seconds: float = 0.0
     """From the submission to the end of the last answer."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one step added to one answer."""
+
+    request_id: str
+    """Of the request."""
+    sample: int
+    """Which of its ``n`` answers, from 0."""
+    token_ids: tuple[int, ...] = ()
+    """New tokens, end token included."""
+    text: str = ""
+    """New text; what might still become a stop text or half a character is held back."""
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    """Of the new tokens, if they were asked for."""
+    finish_reason: FinishReason | None = None
+    """Set in the last update of an answer."""
+    error: str | None = None
+    """What went wrong, if the reason is ``error``."""
+    completion: Completion | None = None
+    """The whole, in the very last update of a request."""
