@@ -9,7 +9,7 @@ and visual tokens are computed in :mod:`internvl35.model`, prompts shortened in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,7 +21,22 @@ from internvl35.generate.request import Request
 from internvl35.model.composite import VisionLanguageModel
 from internvl35.model.configuration import InternVLChatConfig
 
-__all__ = ["FlashSettings", "choose_compressed", "fewest_tokens", "resolve_settings", "route"]
+__all__ = [
+    "FlashSettings", "RoutedTiles", "choose_compressed", "fewest_tokens", "group_tiles",
+    "join_routed", "resolve_settings", "route", "route_patches",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RoutedTiles:
+    """Visual tokens of some tiles of one request."""
+
+    features: Tensor
+    """``(tokens, D)``, tile after tile."""
+    is_compressed: tuple[bool, ...]
+    """Which of the tiles take fewer tokens."""
+    scores: tuple[float, ...] | None = None
+    """The router's probability for each tile; None if it was not asked."""
 
 
 def resolve_settings(settings: FlashSettings | None, config: InternVLChatConfig) -> FlashSettings:
@@ -153,40 +168,73 @@ def route(
 def _route(model: VisionLanguageModel, request: Request, settings: FlashSettings) -> Request:
     if settings.policy == "off" or request.pixel_values is None:
         return request
-    counts = [span.num_tiles for span in request.prompt.image_spans]
-    is_apart = settings.policy == "absolute"
-    groups = request.pixel_values.split(counts if is_apart else sum(counts))
-    parts = [_compress(model, pixel_values, settings) for pixel_values in groups]
-    is_compressed = torch.cat([chosen for _, chosen, _ in parts]).tolist()
-    scores = [score.tolist() for _, _, score in parts if score is not None]
-    return Request(
-        compress_prompt(
-            request.prompt,
-            is_compressed,
-            tokens_per_tile=model.config.tokens_per_tile,
-            compressed_tokens=model.config.compressed_tokens_per_tile,
-        ),
-        image_features=torch.cat([features for features, _, _ in parts]),
-        routing=TileRouting(
-            tuple(is_compressed), tuple(score for part in scores for score in part) or None
-        ),
-    )
+    groups = request.pixel_values.split(group_tiles(request, settings))
+    routed = [route_patches(model, model.encode_patches(tiles), settings) for tiles in groups]
+    return join_routed(request, routed, model.config)
 
 
-def _compress(
-    model: VisionLanguageModel, pixel_values: Tensor, settings: FlashSettings
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Encode tiles that are routed together.
+def group_tiles(request: Request, settings: FlashSettings) -> list[int]:
+    """Say which tiles of a request are computed and routed together.
+
+    Args:
+        request: not routed yet.
+        settings: of the request, resolved; a policy other than ``off``.
 
     Returns:
-        Visual tokens ``(tokens, D)``, choices ``(T,)``, and scores ``(T,)`` if they were needed.
+        Tiles of each group, in the order of their places: a picture a group under ``absolute``, all
+        in one under the other policies.
     """
-    patches = model.encode_patches(pixel_values)
+    counts = [span.num_tiles for span in request.prompt.image_spans]
+    return counts if settings.policy == "absolute" else [sum(counts)]
+
+
+def route_patches(
+    model: VisionLanguageModel, patches: Tensor, settings: FlashSettings
+) -> RoutedTiles:
+    """Choose among the tiles of a group and compute the chosen branch of each.
+
+    Args:
+        model: in eval mode.
+        patches: ``(N, G, G, C)`` of the tower.
+        settings: of the request, resolved; a policy other than ``off``.
+
+    Returns:
+        Visual tokens, choices, and scores if they were needed.
+    """
     if settings.policy == "all":
         chosen = torch.ones(len(patches), dtype=torch.bool, device=patches.device)
-        return model.project_tiles(patches, chosen), chosen, None
+        return RoutedTiles(model.project_tiles(patches, chosen), (True,) * len(patches))
     scores = model.score_tiles(patches)
     if settings.policy == "released":
         scores = scores.to(patches.dtype)  # in which the released code compares
     chosen = choose_compressed(scores, settings, model.config)
-    return model.project_tiles(patches, chosen), chosen, scores
+    return RoutedTiles(
+        model.project_tiles(patches, chosen), tuple(chosen.tolist()), tuple(scores.tolist())
+    )
+
+
+def join_routed(
+    request: Request, groups: Sequence[RoutedTiles], config: InternVLChatConfig
+) -> Request:
+    """Put the groups of a request together and take the dropped places out of its prompt.
+
+    Args:
+        request: not routed yet.
+        groups: of all of its tiles, in order; at least one.
+        config: of the checkpoint.
+
+    Returns:
+        The request with visual tokens instead of tiles.
+    """
+    is_compressed = tuple(choice for group in groups for choice in group.is_compressed)
+    scores = tuple(score for group in groups for score in group.scores or ())
+    return Request(
+        compress_prompt(
+            request.prompt,
+            is_compressed,
+            tokens_per_tile=config.tokens_per_tile,
+            compressed_tokens=config.compressed_tokens_per_tile,
+        ),
+        image_features=torch.cat([group.features for group in groups]),
+        routing=TileRouting(is_compressed, scores or None),
+    )
