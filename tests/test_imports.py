@@ -2,8 +2,8 @@
 
 errors <- config <- scoring <- data; config <- model; {model, data} <- generate
 hub_choice beside config
-generate <- {chat, dropin, serve, train}; generate <- conversation <- chat
-{chat, conversation} <- evals
+generate <- {chat, dropin, train}; generate <- conversation <- chat
+{chat, conversation} <- {serve, evals}
 cli, its commands, web and the package's front see all.
 """
 
@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "conversation": GROUND | {"data", "generate"},
     "chat": UPPER | {"conversation"},
     "dropin": UPPER,
-    "serve": UPPER,
+    "serve": UPPER | {"chat", "conversation"},  # what it builds its prompts with
     "train": UPPER,
     "evals": UPPER | {"chat", "conversation"},
 }

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class FlashOptions:
+class CompressionOptions:
     """Which tiles of a Flash checkpoint's pictures take a quarter of their visual tokens."""
 
     flash: FlashPolicy | None = field(default=None, metadata={METAVAR: "off|all|released|absolute"})
@@ -30,8 +30,6 @@ class FlashOptions:
     flash_quantile: float | None = None
     """Quantile of the question's scores a tile has to beat under --flash released, 0 to 1; by
     default the checkpoint's."""
-    show_tiles: str | None = field(default=None, metadata={METAVAR: "FILE"})
-    """Draw the tiles, which were compressed, and their scores into this picture file."""
 
     def __post_init__(self) -> None:
         """Refuse thresholds that are out of range or that nothing would look at."""
@@ -53,6 +51,14 @@ class FlashOptions:
         if all(given is None for given in (self.flash, self.flash_threshold, self.flash_quantile)):
             return None
         return FlashSettings(self.flash or "released", self.flash_quantile, self.flash_threshold)
+
+
+@dataclass(frozen=True)
+class FlashOptions(CompressionOptions):
+    """Which tiles are compressed, and where to draw them."""
+
+    show_tiles: str | None = field(default=None, metadata={METAVAR: "FILE"})
+    """Draw the tiles, which were compressed, and their scores into this picture file."""
 
     def check(self) -> None:
         """Refuse a file for the tiles that could not be written.

@@ -74,7 +74,13 @@ def field_parameters(owner: Any) -> list[inspect.Parameter]:
     Returns:
         One parameter a field.
     """
-    hints, sentences = get_type_hints(owner), read_sentences(owner.__module__, owner.__name__)
+    hints = get_type_hints(owner)
+    sentences = {
+        name: sentence
+        for kind in owner.__mro__
+        if "__dataclass_fields__" in vars(kind)
+        for name, sentence in read_sentences(kind.__module__, kind.__name__).items()
+    }
     parameters = []
     for field in shown(owner):
         kind, metavar = hints[field.name], field.metadata.get(METAVAR)
@@ -82,7 +88,7 @@ def field_parameters(owner: Any) -> list[inspect.Parameter]:
             item = get_args(kind)[0]
             kind, metavar = list[item], metavar or f"<{item.__name__}>"  # type: ignore[valid-type]
         flags = field.metadata.get(FLAGS, (f"--{field.name.replace('_', '-')}",))
-        option = typer.Option(*flags, help=sentences[field.name], metavar=metavar)
+        option = typer.Option(*flags, help=sentences.get(field.name, ""), metavar=metavar)
         default = list(field.default) if isinstance(field.default, tuple) else field.default
         parameters.append(
             inspect.Parameter(

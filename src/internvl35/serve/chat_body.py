@@ -1,0 +1,123 @@
+"""One chat-completions body as what this package answers: turns, pictures, settings.
+
+The one place where such a body is read, for files of requests as for a server. Messages are read by
+:mod:`internvl35.serve.chat_messages`, settings by :mod:`internvl35.serve.chat_sampling`; prompts
+are built by :class:`internvl35.chat.Chat`, so they are those of a chat. No counterpart in the
+paper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from internvl35.conversation import Conversation
+from internvl35.data.messages import Message
+from internvl35.generate.flash import FlashSettings
+from internvl35.generate.request import Request
+from internvl35.generate.sampling import SamplingSettings
+from internvl35.serve.chat_messages import AskedPicture, MediaRules, read_messages
+from internvl35.serve.chat_sampling import read_flash, read_sampling
+from internvl35.serve.fields import BodyError, Fields
+
+if TYPE_CHECKING:
+    from internvl35.chat import Chat
+
+IGNORED = (
+    "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
+    "prompt_cache_retention", "parallel_tool_calls",
+)  # fmt: skip
+"""Fields that say nothing about the answer."""
+
+UNSUPPORTED = ("tools", "functions", "audio", "prediction", "web_search_options")
+"""Fields of OpenAI's API that nothing here follows; empty ones do no harm."""
+
+
+@dataclass(frozen=True)
+class ChatCall:
+    """What a chat-completions body asks for."""
+
+    messages: tuple[Message, ...]
+    """The turns."""
+    pictures: tuple[AskedPicture, ...]
+    """Their pictures, in the order of their places."""
+    sampling: SamplingSettings
+    """How the answers are chosen."""
+    flash: FlashSettings | None = None
+    """Which tiles are compressed; None where the body says nothing."""
+    model: str | None = None
+    """The model that it names."""
+    is_streamed: bool = False
+    """Whether the answer shall come in parts."""
+
+
+def read_body(body: Any, defaults: SamplingSettings, rules: MediaRules) -> ChatCall:
+    """Read a body.
+
+    Args:
+        body: JSON values.
+        defaults: how answers are chosen where the body says nothing.
+        rules: which pictures it may name.
+
+    Returns:
+        What it asks for.
+
+    Raises:
+        BodyError: if a field is unknown, unsupported or of another form.
+        ConfigError: if a setting is out of range.
+        MediaError: if a picture may not be named.
+    """
+    fields = Fields(body)
+    for name in UNSUPPORTED:
+        if fields.any(name):
+            raise BodyError(f"{name} is not supported; leave it out", name)
+    if fields.any("tool_choice") not in (None, "none", "auto"):
+        raise BodyError("tool_choice is not supported; leave it out", "tool_choice")
+    if fields.any("modalities") not in (None, ["text"]):
+        raise BodyError('modalities may be ["text"] alone', "modalities")
+    model = fields.text("model")
+    messages, pictures = read_messages(fields.entries("messages"), rules)
+    processing = fields.inner("mm_processor_kwargs")
+    if processing is not None:
+        max_tiles = processing.whole("max_dynamic_patch")
+        processing.finish()
+        pictures = tuple(
+            replace(p, max_tiles=max_tiles) if p.max_tiles is None else p for p in pictures
+        )
+    call = ChatCall(
+        messages, pictures, read_sampling(fields, defaults), read_flash(fields), model,
+        is_streamed=bool(fields.truth("stream")),
+    )  # fmt: skip
+    fields.inner("stream_options")
+    fields.finish(IGNORED)
+    return call
+
+
+def prepare(chat: Chat, call: ChatCall) -> Request:
+    """Open and cut the pictures of a call and build its prompt.
+
+    Args:
+        chat: whose prompts and limits hold.
+        call: what is asked for.
+
+    Returns:
+        What an engine takes, not routed yet.
+
+    Raises:
+        ConfigError: if more tiles are asked for than the chat allows, or tiles shall be compressed
+            that cannot be.
+        MediaError: if a picture cannot be read.
+        PromptError: if the turns do not alternate, or the prompt is too long.
+    """
+    config = chat.model.config
+    fewest = config.compressed_tokens_per_tile if config.flash_mode else config.tokens_per_tile
+    num_tiles = 0
+    shown = []
+    for picture in call.pictures:
+        shown.append(chat.cut(picture.source, picture.max_tiles))
+        num_tiles += len(shown[-1][0])
+        chat.builder.check_length(num_tiles * fewest)  # before the next one takes memory
+    conversation = Conversation(
+        call.messages, tuple(tiles for tiles, _ in shown), tuple(grid for _, grid in shown)
+    )
+    return chat.prepare(conversation, call.flash)

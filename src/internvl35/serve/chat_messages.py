@@ -1,0 +1,233 @@
+"""Messages of a chat-completions body as turns and pictures.
+
+A turn of pictures and one text is what :meth:`internvl35.chat.Chat.ask` is asked: the pictures come
+first, several of them labelled. In a turn of several texts every picture stays at its place. A
+literal ``<image>`` in a text stays text. Which files and addresses pictures may name is said by
+:class:`MediaRules`; reading and cutting them is left to :mod:`internvl35.chat`. No counterpart in
+the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from internvl35.data.messages import IMAGE_MARK, Message, Part, image_marks
+from internvl35.data.sources import scheme_of
+from internvl35.errors import MediaError
+from internvl35.serve.fields import BodyError, Fields, show
+
+if TYPE_CHECKING:
+    from internvl35.data.images import ImageSource
+
+ROLES = ("system", "developer", "user", "assistant")
+"""Roles that are understood."""
+
+DETAILS = ("auto", "low", "high")
+"""What may be said of how closely a picture is looked at; ``low`` is one tile."""
+
+MAX_PICTURES = 1024
+"""Most pictures of a body."""
+
+
+@dataclass(frozen=True)
+class MediaRules:
+    """Which pictures a body may name."""
+
+    root: Path | None = None
+    """Folder that named files must lie in, links followed; relative paths start there. None: no
+    files may be named."""
+    allow_urls: bool = False
+    """Whether http and https URLs may be named."""
+
+    def find(self, source: str) -> ImageSource:
+        """Check what a body names as a picture.
+
+        Args:
+            source: data URI, URL, path, or ``file://`` URL.
+
+        Returns:
+            Text that is no path, or the path of a file that may be read, if it is there.
+
+        Raises:
+            MediaError: if it may not be named.
+        """
+        scheme = scheme_of(source)
+        if scheme == "data":
+            return source
+        if scheme in ("http", "https"):
+            if not self.allow_urls:
+                raise MediaError(
+                    "the picture is a URL, and URLs are not fetched here; send its bytes as "
+                    "data:image/png;base64,..., or have URLs allowed"
+                )
+            return source
+        if scheme not in ("", "file"):
+            raise MediaError(
+                f"the picture has the scheme {scheme[:20]}; known: data, http, https and file"
+            )
+        return self._locate(_path_of(source) if scheme else source)
+
+    def _locate(self, name: str) -> Path:
+        if self.root is None:
+            raise MediaError(
+                "the picture is named as a file, and files are not read here; send its bytes as "
+                "data:image/png;base64,..., or have a folder allowed"
+            )
+        root = self.root.resolve()
+        try:
+            path = (root / name).resolve()
+        except (OSError, ValueError, RuntimeError) as error:  # null characters, loops of links
+            raise MediaError(f"{show(name)} is not a path") from error
+        if not path.is_relative_to(root):
+            raise MediaError(f"{show(name)} lies outside the folder that files are read from")
+        return path
+
+
+@dataclass(frozen=True)
+class AskedPicture:
+    """A picture of a body."""
+
+    source: ImageSource
+    """What may be opened."""
+    max_tiles: int | None = None
+    """Most tiles it is cut into; None for as many as are allowed."""
+
+
+def read_messages(
+    entries: Sequence[Any] | None, rules: MediaRules, path: str = "messages"
+) -> tuple[tuple[Message, ...], tuple[AskedPicture, ...]]:
+    """Read the messages of a body.
+
+    Args:
+        entries: ``role`` and ``content``: a text, or a list of parts of the types ``text`` and
+            ``image_url``; an assistant's may have ``reasoning_content``.
+        rules: which pictures may be named.
+        path: where the messages stand in the body.
+
+    Returns:
+        The turns, and the pictures in the order of their places.
+
+    Raises:
+        BodyError: if a message has another form.
+        MediaError: if a picture may not be named.
+    """
+    if not entries:
+        raise BodyError(f"{path} is empty; needed: a list of at least one message", path)
+    messages: list[Message] = []
+    pictures: list[AskedPicture] = []
+    for number, entry in enumerate(entries):
+        fields = Fields(entry, f"{path}[{number}]")
+        message, shown = _read_message(fields, rules)
+        messages.append(message)
+        pictures += shown
+    if len(pictures) > MAX_PICTURES:
+        raise BodyError(f"{path} hold {len(pictures)} pictures; at most {MAX_PICTURES}", path)
+    return tuple(messages), tuple(pictures)
+
+
+def _read_message(fields: Fields, rules: MediaRules) -> tuple[Message, list[AskedPicture]]:
+    role = fields.text("role")
+    if role not in ROLES:
+        path = fields.path("role")
+        raise BodyError(f"{path} is {show(role)}; known: {', '.join(ROLES)}", path)
+    if fields.any("tool_calls"):
+        path = fields.path("tool_calls")
+        raise BodyError(f"{path}: calls of tools are not supported; take them out", path)
+    parts = _read_content(fields, rules, role)
+    thinking = fields.text("reasoning_content") if role == "assistant" else None
+    fields.finish(ignored=("name", "refusal", "annotations", "tool_calls"))
+    if role == "user":
+        pictures = [part for part in parts if isinstance(part, AskedPicture)]
+        return Message.from_parts(_place(parts)), pictures
+    text = "".join(part for part in parts if isinstance(part, str))
+    if role == "assistant":
+        return Message("assistant", text, thinking=thinking or None), []
+    return Message("system", text), []
+
+
+def _read_content(fields: Fields, rules: MediaRules, role: str) -> list[str | AskedPicture]:
+    path = fields.path("content")
+    content = fields.any("content")
+    if isinstance(content, str):
+        return [content]
+    if content is None and role == "assistant":
+        return [""]
+    if not isinstance(content, list) or not content:
+        raise BodyError(f"{path} is {show(content)}; needed: a text or a list of parts", path)
+    parts: list[str | AskedPicture] = []
+    for number, entry in enumerate(content):
+        part = Fields(entry, f"{path}[{number}]")
+        kind = part.text("type")
+        if kind == "text":
+            parts.append(_read_text(part))
+        elif kind == "image_url" and role == "user":
+            parts.append(_read_picture(part, rules))
+        else:
+            known = "text and image_url" if role == "user" else "text"
+            where = part.path("type")
+            raise BodyError(f"{where} is {show(kind)}; a {role}'s may be {known}", where)
+        part.finish()
+    return parts
+
+
+def _read_text(part: Fields) -> str:
+    text = part.text("text")
+    if text is None:
+        raise BodyError(f"{part.path('text')} is missing; needed: a text", part.path("text"))
+    return text
+
+
+def _read_picture(part: Fields, rules: MediaRules) -> AskedPicture:
+    fields = part.inner("image_url")
+    where = part.path("image_url")
+    source = None if fields is None else fields.text("url")
+    if fields is None or source is None:
+        raise BodyError(
+            f'{where} is missing; needed: {{"url": "data:image/png;base64,..."}}', where
+        )
+    detail = fields.text("detail") or "auto"
+    if detail not in DETAILS:
+        path = fields.path("detail")
+        raise BodyError(f"{path} is {show(detail)}; known: {', '.join(DETAILS)}", path)
+    max_tiles = fields.whole("max_dynamic_patch")
+    fields.finish()
+    try:
+        found = rules.find(source)
+    except MediaError as error:
+        raise MediaError(f"{where}: {error}") from error
+    return AskedPicture(found, 1 if max_tiles is None and detail == "low" else max_tiles)
+
+
+def _place(parts: Sequence[str | AskedPicture]) -> list[str | Part]:
+    """Say where pictures stand among the texts of a turn."""
+    texts = [part for part in parts if isinstance(part, str)]
+    num_pictures = len(parts) - len(texts)
+    if len(texts) <= 1:
+        labels = image_marks(num_pictures).split(IMAGE_MARK) if num_pictures else [""]
+        placed: list[str | Part] = [labels[0]]
+        for label in labels[1:]:
+            placed += [Part.IMAGE, label]
+        return [*placed, *texts]
+    placed = []
+    for place, part in enumerate(parts):
+        if isinstance(part, str):
+            placed.append(part)
+            continue
+        following = parts[place + 1] if place + 1 < len(parts) else ""
+        is_apart = isinstance(following, str) and following[:1].isspace()
+        placed += [Part.IMAGE] if is_apart else [Part.IMAGE, "\n"]
+    return placed
+
+
+def _path_of(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise MediaError(f"{show(url)} is no address of a file") from error
+    if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
+        raise MediaError(f"{show(url)} is no address of a file; needed: file:///folder/name")
+    return unquote(parts.path)
