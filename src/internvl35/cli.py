@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from internvl35.commands import (
+    batch,
     chat,
     convert,
     data,
@@ -43,6 +44,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("chat")(chat.chat)
+app.command("batch")(batch.batch)
 app.command("models")(models.list_models)
 app.command("convert")(convert.convert)
 app.add_typer(data.app)
