@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from internvl35.data.synthetic import FAMILIES, Drawing, Mark, Split, Turn, draw
+from internvl35.data.synthetic import FAMILIES, Drawing, Mark, Split, Turn, draw, start_chance
 from internvl35.data.synthetic.canvas import TILE_SIZE
 from internvl35.data.synthetic.colours import COLOURS
 from internvl35.data.synthetic.printed import reading, words
@@ -274,3 +274,10 @@ def test_every_kind_of_question_is_asked_first() -> None:
 def test_every_character_counts(expected: str, answer: str, is_right: bool) -> None:
     turn = Turn("Read the text.", expected, "word")
     assert FAMILIES["reading"].score(turn, answer)["right"] == is_right
+
+
+def test_a_row_of_texts_with_one_as_narrow_as_li_is_printed_in_the_end() -> None:
+    chance = start_chance("reading", "train", 2_000_088_321, 0.8133333333333335)
+    drawing = FAMILIES["reading"].draw(chance)
+    glyphs = [m.label.removeprefix("glyph:") for m in drawing.marks[0] if ":" in m.label]
+    assert sorted(g for g in glyphs if len(g) == 1) == sorted("liDCPW")

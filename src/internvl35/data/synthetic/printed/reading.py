@@ -60,6 +60,9 @@ AMONG_OTHERS = Legible(cap_height=10.0, advance=6.0, largest=36.0)
 IN_A_ROW = Legible(cap_height=10.0, advance=6.0, largest=22.0)
 """How small one of several texts beside each other may get."""
 
+_PATIENCE = 200
+"""Attempts to print several texts before narrow letters may be narrower than ``Legible`` says."""
+
 _LENGTHS, _WEIGHTS = tuple(range(1, MAX_LENGTH + 1)), (5, 10, 16, 17, 17, 14, 11, 10)
 _SEVERAL_SHARE = 0.4
 _PRINT_CONTRAST = 62.0
@@ -148,7 +151,9 @@ def _print_several(
     paper = choose_background(chance)
     inks = _choose_colours(chance, len(texts), paper)
     legible = IN_A_ROW if is_row else AMONG_OTHERS
+    num_attempts = 0
     while True:
+        num_attempts += 1
         image = Image.new("RGB", (canvas.width, canvas.height), paper)
         printed: list[_Printed] = []
         for text, (name, ink) in zip(texts, inks, strict=True):
@@ -166,6 +171,8 @@ def _print_several(
         canvas = choose_tile_canvas(chance.rng)
         largest = max(1.3 * legible.cap_height, 0.8 * legible.largest)
         legible = replace(legible, largest=largest)  # until there is room for all
+        if num_attempts >= _PATIENCE:  # "li" is narrow in any size
+            legible = replace(legible, advance=0.9 * legible.advance)
 
 
 def _find_places(printed: Sequence[_Printed]) -> dict[str, _Printed]:
