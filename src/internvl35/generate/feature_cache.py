@@ -33,7 +33,8 @@ def digest_tensor(values: Tensor) -> bytes:
     """
     head = f"{values.dtype} {tuple(values.shape)}\n".encode()
     digest = hashlib.blake2b(head, digest_size=DIGEST_BYTES)
-    flat = values.detach().cpu().contiguous().reshape(-1)
+    # a copy, since what counts as contiguous may still have strides of 0 where it has no length
+    flat = values.detach().cpu().clone(memory_format=torch.contiguous_format).reshape(-1)
     digest.update(flat.view(torch.uint8).numpy().data)
     return digest.digest()
 

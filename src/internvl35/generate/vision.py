@@ -49,6 +49,16 @@ __all__ = [
 ]  # fmt: skip
 
 
+NOT_FINITE = (
+    "the network returns numbers that are not finite for a picture of this request; normalise "
+    "pixels with the checkpoint's mean and standard deviation"
+)
+NO_MEMORY = (
+    "the device has no memory left to encode the pictures of this request; send fewer tiles, or "
+    "lower max_tiles_per_batch or the memory kept for answers"
+)
+
+
 @dataclass(frozen=True)
 class VisionStageSettings:
     """How tiles are put together."""
@@ -179,6 +189,7 @@ class VisionStage:
             self._results[key] = EncodedRequest(request, _digest_features(request))
             return
         is_routed = settings.policy != "off"
+        settings = settings if is_routed else FlashSettings("off")  # without idle thresholds
         digests = [digest_tensor(tile) for tile in request.pixel_values]
         sizes = group_tiles(request, settings) if is_routed else [1] * len(digests)
         starts = list(accumulate(sizes[:-1], initial=0))
@@ -273,7 +284,11 @@ class VisionStage:
     def _launch(self, pieces: list[_Piece], pixel_values: Tensor) -> None:
         model = self._model
         encode = model.encode_patches if pieces[0].is_routed else model.get_image_features
-        self._running.append((pieces, self._stream.run(encode, pixel_values)))
+        try:
+            self._running.append((pieces, self._stream.run(encode, pixel_values)))
+        except torch.OutOfMemoryError:
+            for piece in pieces:
+                self._fail(piece, NO_MEMORY)
 
     def _collect(self) -> None:
         """Hand what has come back to the requests that wait for it."""
@@ -285,41 +300,51 @@ class VisionStage:
                 self._collect_group(pieces[0], values, all(is_finite))
                 continue
             for piece, features, is_usable in zip(pieces, values, is_finite, strict=True):
-                self._finish(piece, RoutedTiles(features, (False,)) if is_usable else None)
+                self._finish(piece, RoutedTiles(features, (False,)), is_usable=is_usable)
 
-    def _collect_group(self, piece: _Piece, patches: Tensor, is_usable: bool) -> None:
-        if not is_usable:
-            self._finish(piece, None)
-            return
+    def _collect_group(self, piece: _Piece, patches: Tensor, is_finite: bool) -> None:
         if not piece.waiting:
             return  # cancelled; no one will ask for the rest
+        if not is_finite:
+            self._fail(piece, NOT_FINITE)
+            return
         piece.patches.append(patches)
-        if sum(map(len, piece.patches)) == piece.num_tiles:
+        if sum(map(len, piece.patches)) < piece.num_tiles:
+            return
+        try:
             tiles = route_patches(self._model, torch.cat(piece.patches), piece.key.flash)
-            is_usable = bool(tiles.features.isfinite().all())
-            is_usable = is_usable and all(map(math.isfinite, tiles.scores or ()))
-            self._finish(piece, tiles if is_usable else None)
+        except torch.OutOfMemoryError:
+            self._fail(piece, NO_MEMORY)
+            return
+        is_finite = bool(tiles.features.isfinite().all())
+        is_finite = is_finite and all(map(math.isfinite, tiles.scores or ()))
+        self._finish(piece, tiles, is_usable=is_finite)
 
-    def _finish(self, piece: _Piece, tiles: RoutedTiles | None) -> None:
-        """Give a piece to all who wait for it; None fails them."""
-        if self._pieces.get(piece.key) is piece:
-            del self._pieces[piece.key]
-        waiting, piece.waiting = piece.waiting, {}
-        piece.patches.clear()
-        if tiles is None:
-            for job in {job.key: job for job in waiting.values()}.values():
-                self._forget(job)
-                self._results[job.key] = MediaError(
-                    "the vision tower returns numbers that are not finite for a picture of this "
-                    "request; normalise pixels with the checkpoint's mean and standard deviation"
-                )
+    def _finish(self, piece: _Piece, tiles: RoutedTiles, *, is_usable: bool) -> None:
+        """Give a piece to all who wait for it."""
+        if not is_usable:
+            self._fail(piece, NOT_FINITE)
             return
         tiles = self.cache.keep(piece.key, tiles)
-        for (_, index), job in waiting.items():
+        for (_, index), job in self._close(piece).items():
             job.found[index] = tiles
             job.num_missing -= 1
             if not job.num_missing:
                 self._complete(job)
+
+    def _fail(self, piece: _Piece, reason: str) -> None:
+        """Fail all who wait for a piece."""
+        for job in {job.key: job for job in self._close(piece).values()}.values():
+            self._forget(job)
+            self._results[job.key] = MediaError(reason)
+
+    def _close(self, piece: _Piece) -> dict[tuple[str, int], _Job]:
+        """Take a piece off the table and tell who waited for it."""
+        if self._pieces.get(piece.key) is piece:
+            del self._pieces[piece.key]
+        waiting, piece.waiting = piece.waiting, {}
+        piece.patches.clear()
+        return waiting
 
     def _complete(self, job: _Job) -> None:
         self._forget(job)
