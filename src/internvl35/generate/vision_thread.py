@@ -1,0 +1,122 @@
+"""A thread that encodes pictures for whoever waits for them.
+
+For engines whose own steps run elsewhere; the batches are put together in
+:mod:`internvl35.generate.vision`. No counterpart in the paper.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import Empty, SimpleQueue
+
+from internvl35.errors import InternVLError, ServerError
+from internvl35.generate.flash import FlashSettings
+from internvl35.generate.request import Request
+from internvl35.generate.vision import VisionEncoder
+
+
+class VisionThread:
+    """Steps an encoder as long as there are tiles to encode.
+
+    Args:
+        encoder: belongs to the thread from now on.
+    """
+
+    def __init__(self, encoder: VisionEncoder) -> None:
+        """Start the thread; it sleeps while there is nothing to do."""
+        self._encoder = encoder
+        self._names = map(str, itertools.count())
+        self._orders: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._waiting: dict[str, Future[Request]] = {}
+        self._is_closed = False
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="vision", daemon=True)
+        self._thread.start()
+
+    def encode(
+        self, request: Request, flash: FlashSettings | None = None, *, cache_salt: str = ""
+    ) -> Future[Request]:
+        """Ask for the visual tokens of a request.
+
+        Args:
+            request: not routed yet.
+            flash: which tiles are compressed; None as the checkpoint says.
+            cache_salt: only requests of equal salt share visual tokens.
+
+        Returns:
+            The request with visual tokens instead of tiles, once they are there; cancelling gives
+            the work up.
+        """
+        name = next(self._names)
+        future: Future[Request] = Future()
+
+        def begin() -> None:
+            if not future.cancelled():
+                self._waiting[name] = future
+                self._encoder.submit(name, request, flash, cache_salt=cache_salt)
+
+        with self._lock:
+            if self._is_closed:
+                future.set_exception(_closed())
+                return future
+            self._orders.put(begin)
+        future.add_done_callback(lambda done: self._give_up(name) if done.cancelled() else None)
+        return future
+
+    def close(self) -> None:
+        """End the thread; what is waited for fails."""
+        with self._lock:  # no request comes behind the end
+            self._is_closed = True
+            self._orders.put(None)
+        self._thread.join()
+
+    def _give_up(self, name: str) -> None:
+        def forget() -> None:
+            self._waiting.pop(name, None)
+            self._encoder.cancel(name)
+
+        self._orders.put(forget)
+
+    def _run(self) -> None:
+        try:
+            self._follow_orders()
+        finally:
+            self._is_closed = True
+            for future in self._waiting.values():
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(_closed())
+
+    def _follow_orders(self) -> None:
+        while True:
+            try:
+                order = self._orders.get(block=not self._encoder.has_work)
+            except Empty:
+                self._step()
+                continue
+            if order is None:
+                return
+            order()
+
+    def _step(self) -> None:
+        try:
+            results = self._encoder.step()
+        except RuntimeError as error:  # out of memory, mostly; nobody knows whose tiles it were
+            failed = ServerError(f"encoding pictures failed: {error}; send fewer or smaller ones")
+            results = [(name, failed) for name in self._waiting]
+            for name in self._waiting:
+                self._encoder.cancel(name)
+        for name, found in results:
+            future = self._waiting.pop(name, None)
+            if future is None or not future.set_running_or_notify_cancel():
+                continue
+            if isinstance(found, InternVLError):
+                future.set_exception(found)
+            else:
+                future.set_result(found.request)
+
+
+def _closed() -> ServerError:
+    return ServerError("the engine is closed; open another")
