@@ -13,9 +13,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from internvl35.chat import Chat
 from internvl35.errors import ConfigError, MediaError, PromptError, ServerError
 from internvl35.generate.answers import Completion
 from internvl35.generate.engines import GenerationEngine
@@ -34,6 +33,9 @@ from internvl35.serve.chat_answer import (
 from internvl35.serve.chat_body import ChatCall, prepare, read_body
 from internvl35.serve.chat_messages import MediaRules
 from internvl35.serve.fields import BodyError
+
+if TYPE_CHECKING:
+    from internvl35.chat import Chat
 
 _OF_THE_ROW = (BodyError, ConfigError, MediaError, PromptError)
 """What is wrong with a row and nothing else; other errors end the run."""

@@ -186,9 +186,7 @@ def _read_picture(part: Fields, rules: MediaRules) -> AskedPicture:
     where = part.path("image_url")
     source = None if fields is None else fields.text("url")
     if fields is None or source is None:
-        raise BodyError(
-            f'{where} is missing; needed: {{"url": "data:image/png;base64,..."}}', where
-        )
+        raise BodyError(f'{where} names no picture; needed: {{"url": "data:..."}}', where)
     detail = fields.text("detail") or "auto"
     if detail not in DETAILS:
         path = fields.path("detail")

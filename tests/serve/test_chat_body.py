@@ -1,0 +1,158 @@
+"""A body's prompt is the one that a chat would build, and no field is passed over in silence."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import pytest
+import torch
+from batch_stubs import StubChat
+from PIL import Image
+
+from internvl35 import Question, load
+from internvl35.data.messages import Message
+from internvl35.errors import ConfigError, MediaError, PromptError
+from internvl35.generate.sampling import SamplingSettings
+from internvl35.serve.chat_body import ChatCall, prepare, read_body
+from internvl35.serve.chat_messages import AskedPicture, MediaRules
+from internvl35.serve.fields import BodyError
+
+
+@pytest.fixture(scope="module")
+def chat(random_checkpoint):
+    return load(random_checkpoint, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return [Image.effect_noise(size, 80).convert("RGB") for size in [(150, 50), (60, 60)]]
+
+
+def as_part(picture, **more):
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return {"type": "image_url", "image_url": {"url": url, **more}}
+
+
+def read(body):
+    return read_body(body, SamplingSettings(), MediaRules())
+
+
+def ask(*content, **more):
+    return {"messages": [{"role": "user", "content": list(content)}], **more}
+
+
+def text(said):
+    return {"type": "text", "text": said}
+
+
+def assert_equal(ours, theirs):
+    assert ours.prompt == theirs.prompt
+    assert (ours.pixel_values is None) == (theirs.pixel_values is None)
+    if ours.pixel_values is not None:
+        assert torch.equal(ours.pixel_values, theirs.pixel_values)
+
+
+@pytest.mark.parametrize("num_pictures", [0, 1, 2])
+def test_a_question_is_the_chats_own(chat, pictures, num_pictures):
+    shown = pictures[:num_pictures]
+    request = prepare(chat, read(ask(*map(as_part, shown), text("What is it?"))))
+    _, theirs = chat._prepare(Question("What is it?", shown))
+    assert_equal(request, theirs)
+
+
+def test_a_conversation_is_the_chats_own(chat, pictures):
+    first = chat.ask("What is it?", pictures[:1], sampling=SamplingSettings(max_tokens=3))
+    said = first.conversation.messages[-1]
+    turns = ask(as_part(pictures[0]), text("What is it?"))["messages"]
+    turns.append({
+        "role": "assistant", "content": said.text, "reasoning_content": said.thinking
+    })  # fmt: skip
+    turns.append(ask(as_part(pictures[1]), text("And this?"))["messages"][0])
+    request = prepare(chat, read({"messages": turns}))
+    question = Question("And this?", pictures[1:], conversation=first.conversation)
+    assert_equal(request, chat._prepare(question)[1])
+
+
+def test_a_system_message_stands_in_for_the_official_one(chat):
+    body = {"messages": [{"role": "system", "content": "Be brief."}, *ask(text("Hi"))["messages"]]}
+    request = prepare(chat, read(body))
+    turns = [Message("system", "Be brief."), Message("user", "Hi")]
+    assert request.prompt == chat.builder.build(turns)
+    assert request.prompt != prepare(chat, read(ask(text("Hi")))).prompt
+
+
+def test_tiles_are_limited_by_body_and_picture(chat, pictures):
+    whole = prepare(chat, read(ask(as_part(pictures[0])))).prompt.num_tiles
+    assert whole == 4  # three beside one another, and a thumbnail
+    low = prepare(chat, read(ask(as_part(pictures[0], detail="low"))))
+    assert low.prompt.num_tiles == 1
+    body = ask(
+        as_part(pictures[0]), as_part(pictures[0], max_dynamic_patch=1),
+        mm_processor_kwargs={"max_dynamic_patch": 2},
+    )  # fmt: skip
+    spans = prepare(chat, read(body)).prompt.image_spans
+    assert [span.num_tiles for span in spans] == [3, 1]
+    with pytest.raises(ConfigError, match="needed: 1 to 6"):
+        prepare(chat, read(ask(as_part(pictures[0], max_dynamic_patch=7))))
+
+
+def test_too_many_pictures_are_refused_before_all_of_them_are_opened():
+    chat = StubChat(max_tokens=30)  # a tile takes 4
+    call = ChatCall((Message("user", ""),), (AskedPicture("a", 2),) * 1000, SamplingSettings())
+    with pytest.raises(PromptError):
+        prepare(chat, call)
+    assert len(chat.cuts) == 4
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (ask(text("a")) | {"messages": [{"role": "assistant", "content": "a"}]}, PromptError),
+        ({"messages": ask(text("a"))["messages"] * 2}, PromptError),
+        (
+            ask({"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}),
+            MediaError,
+        ),
+    ],
+)
+def test_what_no_prompt_can_hold_is_refused(chat, body, error):
+    with pytest.raises(error):
+        prepare(chat, read(body))
+
+
+def test_fields_that_change_no_answer_are_passed_over():
+    call = read(ask(
+        text("a"), model="gpt", user="me", metadata={"a": "b"}, store=True, tools=[],
+        tool_choice="none", modalities=["text"], stream=True,
+        stream_options={"include_usage": True},
+    ))  # fmt: skip
+    assert (call.model, call.is_streamed) == ("gpt", True)
+    assert read(ask(text("a"))).is_streamed is False
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"tools": [{}]}, "tools is not supported"),
+        ({"tool_choice": "required"}, "tool_choice is not supported"),
+        ({"modalities": ["audio"]}, "modalities may be"),
+        ({"mesages": []}, "do you mean messages?"),
+        ({"max_token": 5}, "do you mean max_tokens?"),
+        ({"chat_template": "{{ x }}"}, '"chat_template" is unknown'),
+        ({"mm_processor_kwargs": {"size": 5}}, '"mm_processor_kwargs.size" is unknown'),
+    ],
+)
+def test_fields_that_would_change_it_are_refused(more, message):
+    with pytest.raises(BodyError) as found:
+        read(ask(text("a"), **more))
+    assert message in str(found.value)
+
+
+@pytest.mark.parametrize("body", [None, [], "a", 5])
+def test_a_body_is_an_object(body):
+    with pytest.raises(BodyError, match=r"the body is .*; needed: an object") as found:
+        read(body)
+    assert found.value.param is None
