@@ -18,12 +18,14 @@ from internvl35.commands import (
     chat,
     convert,
     data,
+    data_draw,
     export,
     finetune,
     infer,
     models,
     recipes,
     train,
+    train_flash,
     vico,
 )
 from internvl35.commands.flags import FlagCommand
@@ -47,6 +49,7 @@ app.command("chat")(chat.chat)
 app.command("batch")(batch.batch)
 app.command("models")(models.list_models)
 app.command("convert")(convert.convert)
+data.app.command("draw", cls=data.DashedCommand)(data_draw.draw)
 app.add_typer(data.app)
 app.command("sft", cls=FlagCommand)(finetune.sft)
 app.command("pt", cls=FlagCommand)(finetune.pt)
@@ -54,6 +57,7 @@ app.command("vico", cls=FlagCommand)(vico.vico)
 app.command("infer", cls=FlagCommand)(infer.infer)
 app.command("export", cls=FlagCommand)(export.export)
 app.command("recipes")(recipes.show_recipes)
+train.app.command("flash")(train_flash.train_flash)
 app.add_typer(train.app)
 
 

@@ -348,6 +348,11 @@ class FinetuneSettings:
     distributed: DistributedSettings = field(default_factory=DistributedSettings)
     """How several devices share the work."""
 
+    @property
+    def trains_own_parts(self) -> bool:
+        """Whether something trains that no setting freezes."""
+        return False
+
     def __post_init__(self) -> None:
         """Refuse groups that contradict each other."""
         freeze, rates = self.freeze, self.optimization
@@ -358,7 +363,9 @@ class FinetuneSettings:
                     f"that rate; set {part} to false or drop {rate}"
                 )
         is_all_frozen = freeze.freeze_vit and freeze.freeze_aligner and freeze.freeze_llm
-        if is_all_frozen and self.adapter.target_modules == ("all-linear",):
+        has_others = self.trains_own_parts and self.adapter.tuner_type == "full"
+        names_others = self.adapter.target_modules != ("all-linear",)
+        if is_all_frozen and not has_others and not names_others:
             raise ConfigError(
                 "freeze_vit, freeze_aligner and freeze_llm are all true, so nothing would be "
                 "trained; set one of them to false"

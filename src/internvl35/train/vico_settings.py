@@ -93,6 +93,11 @@ class VicoRunSettings(FinetuneSettings):
     vico: VicoSettings = field(default_factory=VicoSettings)
     """Which stage, and what is peculiar to it."""
 
+    @property
+    def trains_own_parts(self) -> bool:
+        """The compressed projector, or the router."""
+        return True
+
     def __post_init__(self) -> None:
         """Refuse what ViCO cannot be done with."""
         super().__post_init__()
