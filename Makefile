@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
+FLASH_MODEL ?= runs/flash/checkpoint
 DEMO_IMAGE ?= examples/shapes.png
 DEMO_QUESTION ?= How many red circles are there?
 
@@ -20,7 +21,7 @@ export PIP_CONSTRAINT := $(abspath constraints.txt)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint train-tiny bench-tiny test-vllm clean
+.PHONY: help demo test lint train-tiny bench-tiny train-flash bench-flash test-vllm clean
 
 help:
 	@echo "make demo   set up in $(VENV) and ask one question about a picture"
@@ -28,7 +29,9 @@ help:
 	@echo "make lint   lint and types alone"
 	@echo "make train-tiny  train the embedded checkpoint anew, in runs/tiny; goes on where it stopped"
 	@echo "make bench-tiny  figures of the embedded checkpoint on fresh pictures, about an hour"
-	@echo "make test-vllm   saved checkpoints in vLLM, in a $(VENV_VLLM) of its own"
+	@echo "make train-flash  make a Flash checkpoint of the embedded one, in runs/flash; goes on where it stopped"
+	@echo "make bench-flash  what it keeps and saves on pictures of many tiles (FLASH_MODEL=...), about an hour"
+	@echo "make test-vllm   saved checkpoints in vLLM, and vLLM as an engine, in a $(VENV_VLLM) of its own"
 	@echo "make clean  remove $(VENV) and caches"
 
 demo: $(INSTALLED)
@@ -51,6 +54,12 @@ train-tiny: $(INSTALLED_DEV)
 bench-tiny: $(INSTALLED_TINY)
 	$(BIN)/python -m benchmarks.tiny
 	$(BIN)/python -m benchmarks.tiny_card
+
+train-flash: $(INSTALLED_DEV)
+	$(BIN)/internvl35 train flash --output-dir runs/flash --threads $(JOBS)
+
+bench-flash: $(INSTALLED_TINY)
+	$(BIN)/python -m benchmarks.flash --model $(FLASH_MODEL)
 
 # A stamp is written only when its install has finished, so an interrupted set-up is taken up again;
 # it is older than pyproject.toml or constraints.txt as soon as one of them changes.
@@ -75,7 +84,7 @@ $(INSTALLED_TINY): $(INSTALLED)
 	@touch $@
 
 test-vllm: $(INSTALLED_VLLM)
-	$(VENV_VLLM)/bin/python -m pytest -m vllm tests/parity/test_vllm.py
+	$(VENV_VLLM)/bin/python -m pytest -m vllm $$(grep -rl 'pytest\.mark\.vllm' tests --include='*.py')
 
 # vLLM pins other versions than constraints.txt. Beside a CPU build of torch torchaudio and torchcodec
 # do not import, and torchvision does only with the help of torchvision_schemas.py.

@@ -40,57 +40,100 @@ class Prompt:
     """``(tokens, D)`` visual tokens."""
 
 
+@dataclass(frozen=True)
+class PrefillSettings:
+    """What is measured."""
+
+    size: str = "1B"
+    """Released shape."""
+    num_tiles: int = 13
+    """Tiles of the prompt."""
+    num_compressed: int = 9
+    """Tiles among them that are compressed."""
+    repeats: int = 5
+    """Measurements of each kind."""
+    num_new_tokens: int = 16
+    """Tokens that are written behind the prompt."""
+    is_whole: bool = False
+    """Whether tower and router are timed on a CPU too."""
+
+
 def main() -> None:
     """Measure both prompts in turns, and print and keep what was found."""
+    default = PrefillSettings()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", default="1B", choices=PRESETS, help="released shape")
-    parser.add_argument("--tiles", type=int, default=13, help="tiles of the prompt")
-    parser.add_argument("--compressed", type=int, default=9, help="tiles that are compressed")
-    parser.add_argument("--repeats", type=int, default=5, help="measurements of each kind")
-    parser.add_argument("--new-tokens", type=int, default=16, help="tokens written behind it")
+    parser.add_argument("--size", default=default.size, choices=PRESETS, help="released shape")
+    parser.add_argument("--tiles", type=int, default=default.num_tiles, help="tiles of the prompt")
+    parser.add_argument(
+        "--compressed", type=int, default=default.num_compressed, help="tiles that are compressed"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=default.repeats, help="measurements of each kind"
+    )
+    parser.add_argument(
+        "--new-tokens", type=int, default=default.num_new_tokens, help="tokens written behind it"
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--whole", action="store_true", help="time tower and router on a CPU too")
     parser.add_argument("--no-write", action="store_true", help="keep no results file")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    content = measure_prefill(
+        PrefillSettings(
+            given.size, given.tiles, given.compressed, given.repeats, given.new_tokens, given.whole
+        )
+    )
+    show(content)
+    if not given.no_write:
+        is_gpu = content["device"] != "cpu"
+        kept = content if is_gpu else without_times(content)
+        Console().print(write_result("flash_prefill", kept))
+
+
+def measure_prefill(settings: PrefillSettings) -> dict[str, Any]:
+    """Measure both prompts in turns.
+
+    Args:
+        settings: what is measured.
+
+    Returns:
+        What ``results/flash_prefill.json`` holds, absolute times included.
+    """
     is_gpu = torch.cuda.is_available()
-    model = build_model(arguments.size, is_gpu=is_gpu)
+    model = build_model(settings.size, is_gpu=is_gpu)
     config = model.config
+    num_kept = settings.num_tiles - settings.num_compressed
     counts = [
-        arguments.tiles * config.tokens_per_tile,
-        (arguments.tiles - arguments.compressed) * config.tokens_per_tile
-        + arguments.compressed * config.compressed_tokens_per_tile,
+        settings.num_tiles * config.tokens_per_tile,
+        num_kept * config.tokens_per_tile
+        + settings.num_compressed * config.compressed_tokens_per_tile,
     ]
     prompts = [make_prompt(config, count, model.device, model.dtype) for count in counts]
     jobs: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {
         "prefill": (lambda: prefill(model, prompts[0]), lambda: prefill(model, prompts[1])),
     }
-    if is_gpu or arguments.whole:
-        tiles = torch.randn(arguments.tiles, 3, 448, 448, device=model.device, dtype=model.dtype)
-        chosen = torch.arange(arguments.tiles) < arguments.compressed
+    if is_gpu or settings.is_whole:
+        tiles = torch.randn(settings.num_tiles, 3, 448, 448, device=model.device, dtype=model.dtype)
+        chosen = torch.arange(settings.num_tiles) < settings.num_compressed
         jobs["seeing"] = (lambda: see(model, tiles, None), lambda: see(model, tiles, chosen))
     figures: dict[str, Any] = {
-        name: compare(*pair, arguments.repeats, is_gpu=is_gpu) for name, pair in jobs.items()
+        name: compare(*pair, settings.repeats, is_gpu=is_gpu) for name, pair in jobs.items()
     }
     figures["writing"] = compare_writing(
-        model, prompts, arguments.new_tokens, arguments.repeats, is_gpu=is_gpu
+        model, prompts, settings.num_new_tokens, settings.repeats, is_gpu=is_gpu
     )
-    content = {
-        "size": arguments.size,
+    return {
+        "size": settings.size,
         "device": torch.cuda.get_device_name() if is_gpu else "cpu",
         "dtype": str(model.dtype).removeprefix("torch."),
-        "threads": arguments.threads,
-        "tiles": arguments.tiles,
-        "compressed_tiles": arguments.compressed,
+        "threads": torch.get_num_threads(),
+        "tiles": settings.num_tiles,
+        "compressed_tiles": settings.num_compressed,
         "prompt_tokens": [prompt.input_ids.shape[1] for prompt in prompts],
         "visual_token_share": round(counts[1] / counts[0], 4),
         "cache_mib": [cache_mib(model, prompt) for prompt in prompts],
         **figures,
     }
-    show(content, list(figures))
-    if not arguments.no_write:
-        kept = content if is_gpu else without_times(content)
-        Console().print(write_result("flash_prefill", kept))
 
 
 def without_times(content: dict[str, Any]) -> dict[str, Any]:
@@ -243,11 +286,13 @@ def cache_mib(model: VisionLanguageModel, prompt: Prompt) -> float:
     return float(round(2 * numbers * prompt.input_ids.shape[1] / 2**20, 1))
 
 
-def show(content: dict[str, Any], names: Sequence[str]) -> None:
+def show(content: dict[str, Any]) -> None:
     """Print what was measured."""
     share = f"{content['visual_token_share']:.0%} of the visual tokens"
     table = Table("", "all, s", "compressed, s", "speed-up", title=f"{content['size']}, {share}")
-    for name in names:
+    for name in ("prefill", "seeing", "writing"):
+        if name not in content:
+            continue
         found = content[name]
         low, high = found["interval"]
         table.add_row(
@@ -255,6 +300,13 @@ def show(content: dict[str, Any], names: Sequence[str]) -> None:
             f"{found['speedup']:.2f} ({low:.2f} to {high:.2f})",
         )  # fmt: skip
     Console().print(table)
+    rates = [
+        count / seconds
+        for count, seconds in zip(
+            content["prompt_tokens"], content["prefill"]["seconds"], strict=True
+        )
+    ]
+    Console().print(f"prompt tokens/s read: {rates[0]:.1f}, compressed {rates[1]:.1f}")
     rates = content["writing"]["tokens_per_second"]
     Console().print(f"tokens/s written: {rates[0]:.1f}, compressed {rates[1]:.1f}")
     Console().print(f"cache, MiB: {content['cache_mib'][0]}, compressed {content['cache_mib'][1]}")

@@ -1,0 +1,257 @@
+"""Asks about pictures of many tiles under different ways of compressing them, and keeps answers.
+
+What follows from the answers is left to :mod:`benchmarks.flash_figures`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.record import describe_versions
+from benchmarks.tiny_answers import hash_weights
+from internvl35 import scoring
+from internvl35.chat import Chat
+from internvl35.conversation import Question, Reply
+from internvl35.data import synthetic
+from internvl35.data.synthetic import FAMILIES, Drawing, Split, draw
+from internvl35.data.synthetic.asking import question_text
+from internvl35.data.synthetic.enlarging import enlarge
+from internvl35.data.tiles import make_pixel_values
+from internvl35.generate.flash import FlashSettings
+from internvl35.generate.sampling import SamplingSettings
+from internvl35.model.composite import VisionLanguageModel
+from internvl35.model.router import Router
+
+SINGLE_PICTURE = (
+    "reading", "lines", "receipts", "counting", "shapes", "relations", "sums", "svg", "bars",
+    "curves", "pies", "screens", "formulas", "rooms",
+)  # fmt: skip
+"""Families that always draw one picture, which can be enlarged to several tiles."""
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Which pictures are asked about, and how."""
+
+    families: tuple[str, ...] = SINGLE_PICTURE
+    """Kinds of task."""
+    num_pictures: int = 200
+    """Pictures a family."""
+    factor: float = 2.0
+    """How many times larger they are than their families draw them."""
+    split: Split = "test"
+    """Stream of drawings."""
+    max_tokens: int = 160
+    """Most tokens of an answer."""
+    max_questions: int = 16
+    """Most questions that are asked at once."""
+
+    def drawings(self, family: str) -> list[Drawing]:
+        """Draw a family's pictures.
+
+        Args:
+            family: its name.
+        """
+        return [
+            enlarge(draw(family, self.split, index), self.factor)
+            for index in range(self.num_pictures)
+        ]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of one picture."""
+
+    is_right: bool
+    """Whether the answer counts as right."""
+    num_tiles: int
+    """Tiles of the picture."""
+    num_compressed: int
+    """Tiles among them that were compressed."""
+    num_visual_tokens: int
+    """Visual tokens that were left."""
+
+
+Answers = dict[str, list[Answer]]
+"""Answers about the same pictures, in their order, by what was done to them."""
+
+
+class RandomRouter(nn.Module):
+    """Judges tiles by chance: scores are even from 0 to 1.
+
+    Args:
+        seed: of the scores.
+    """
+
+    def __init__(self, seed: int) -> None:
+        """Begin at the seed."""
+        super().__init__()
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def scores(self, patches: Tensor) -> Tensor:
+        """Draw a score for each tile ``(N, G, G, C)``; returns ``(N,)`` in float32."""
+        return torch.rand(len(patches), generator=self._generator).to(patches.device)
+
+
+@contextmanager
+def routed_at_random(model: VisionLanguageModel, seed: int) -> Iterator[None]:
+    """Put a :class:`RandomRouter` in the place of a model's router for a while.
+
+    Args:
+        model: a Flash model.
+        seed: of the scores.
+    """
+    own = model.router
+    model.router = cast(Router, RandomRouter(seed))
+    try:
+        yield
+    finally:
+        model.router = own
+
+
+def random_settings(rate: float) -> FlashSettings:
+    """Settings under which a :class:`RandomRouter` compresses a share of all tiles.
+
+    Args:
+        rate: the share, 0 to 1.
+    """
+    return FlashSettings("absolute", absolute_threshold=min(1.0, max(0.0, 1 - rate)))
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """Pictures of one family, ready to be asked about in many ways."""
+
+    asking: Asking
+    """How they are asked about."""
+    drawings: Sequence[Drawing]
+    """With one picture each."""
+    on_answered: Callable[[int], None] = lambda _: None
+    """Called with the number answered after every batch."""
+
+    def ask(self, chat: Chat, flash: FlashSettings) -> list[Answer]:
+        """Ask the first question of every drawing, greedily.
+
+        Args:
+            chat: the model.
+            flash: which tiles are compressed.
+
+        Returns:
+            An answer a drawing, in order.
+        """
+        size = self.asking.max_questions
+        sampling = SamplingSettings(max_tokens=self.asking.max_tokens)
+        found: list[Answer] = []
+        for start in range(0, len(self.drawings), size):
+            batch = self.drawings[start : start + size]
+            questions = [
+                Question(question_text(drawing, drawing.turns[0], is_first=True), drawing.images)
+                for drawing in batch
+            ]
+            replies = chat.ask_batch(questions, sampling, flash=flash)
+            found += [judge(*pair) for pair in zip(batch, replies, strict=True)]
+            self.on_answered(len(batch))
+        return found
+
+
+def judge(drawing: Drawing, reply: Reply) -> Answer:
+    """Say what became of a picture.
+
+    Args:
+        drawing: what was asked about.
+        reply: what was answered to its first question.
+    """
+    scores = FAMILIES[drawing.family].score(drawing.turns[0], reply.text)
+    return Answer(
+        scores["right"] == 1, reply.num_tiles, reply.num_compressed_tiles, reply.num_visual_tokens
+    )
+
+
+@torch.inference_mode()
+def tile_scores(chat: Chat, asking: Asking, family: str) -> list[float]:
+    """Let the router judge every tile of a family's pictures.
+
+    Args:
+        chat: a Flash model.
+        asking: which pictures.
+        family: whose.
+
+    Returns:
+        Scores of all tiles.
+    """
+    found: list[float] = []
+    for drawing in asking.drawings(family):
+        for image in drawing.images:
+            pixel_values = make_pixel_values(image, chat.tiles)
+            patches = chat.model.encode_patches(pixel_values.to(chat.model.device))
+            found += chat.model.score_tiles(patches).tolist()
+    return found
+
+
+class KeptAnswers:
+    """Answers of families that are done, in a file until the measurement ends.
+
+    Args:
+        folder: where the file stands.
+        models: names or folders of the checkpoints that answer.
+        settings: all else that decides on the answers; of another measurement nothing is found.
+    """
+
+    def __init__(self, folder: Path, models: Sequence[str], settings: Sequence[Any]) -> None:
+        """Read what an earlier run has left, if it left anything."""
+        digest = hashlib.sha256("/".join(map(hash_weights, models)).encode())
+        room = Path(synthetic.__file__).parent
+        for source in (*sorted(room.rglob("*.py")), Path(scoring.__file__)):
+            digest.update(source.read_bytes())
+        digest.update(json.dumps([*settings, describe_versions()], default=str).encode())
+        self.path = folder / f"flash-{digest.hexdigest()[:16]}.partial.json"
+        self.done: dict[str, Answers] = {}
+        if self.path.exists():
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            self.done = {family: _read(found) for family, found in content.items()}
+
+    def keep(self, family: str, answers: Answers) -> None:
+        """Write a family down; a kill meanwhile leaves the old file as it was.
+
+        Args:
+            family: its name.
+            answers: everything it was asked.
+        """
+        self.done[family] = answers
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        content = {
+            name: {policy: [asdict(one) for one in given] for policy, given in found.items()}
+            for name, found in self.done.items()
+        }
+        new = self.path.with_suffix(f".{os.getpid()}")
+        new.write_text(json.dumps(content), encoding="utf-8")
+        new.replace(self.path)
+
+    def remove(self) -> None:
+        """Forget everything: the measurement is complete."""
+        self.path.unlink(missing_ok=True)
+
+
+def _read(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Answers:
+    return {policy: [Answer(**one) for one in given] for policy, given in found.items()}
+
+
+def of_split(asking: Asking, split: Split, num_pictures: int) -> Asking:
+    """The same way of asking about other pictures.
+
+    Args:
+        asking: families, sizes and batches.
+        split: stream of the other pictures.
+        num_pictures: how many a family.
+    """
+    return replace(asking, split=split, num_pictures=num_pictures)

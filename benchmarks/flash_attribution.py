@@ -1,0 +1,197 @@
+"""Which way of labelling tiles gives the best router: attribution, percentile, and loss of ratios.
+
+Trains a router for each way on the same rows, behind the same first stage, and asks about enlarged
+validation drawings with all routers compressing the same share of tiles; chance compresses as many
+for comparison. Writes ``results/flash_attribution.json``. Routers that are trained, or half
+trained, in the folder are gone on with.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import record
+from benchmarks.flash_answers import (
+    SINGLE_PICTURE,
+    Answers,
+    Asking,
+    Inquiry,
+    random_settings,
+    routed_at_random,
+    tile_scores,
+)
+from benchmarks.flash_figures import margin, policy_figures, spread_thresholds
+from benchmarks.tiny_answers import hash_weights
+from internvl35.chat import Chat, load
+from internvl35.commands.terminal import silence_libraries
+from internvl35.data.drawn_rows import ROWS_FILE
+from internvl35.generate.flash import FlashSettings
+from internvl35.train.flash_recipe import ROWS_FOLDER, FlashRecipe, run_stage
+
+WAYS: dict[str, dict[str, Any]] = {
+    "one tile, 50": {},
+    "one tile, 30": {"percentile": 30.0},
+    "one tile, 70": {"percentile": 70.0},
+    "all tiles, 50": {"attribution": "all_tiles"},
+    "one tile, 50, divergence": {"ratio_loss": "divergence"},
+}
+"""Settings of the recipe that are compared, by the name of the row: attribution, percentile, and
+the loss in the ratio where it is not that of the answers."""
+
+BASE, RANDOM, DEFAULT = "base", "random", "one tile, 50"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train, ask, print the table, write the results.
+
+    Args:
+        argv: arguments of the command line; those of this process by default.
+    """
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, required=True, help="folder of internvl35 train flash")
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/flash-attribution"))
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS), metavar="WAY")
+    parser.add_argument("--steps", type=int, default=600, help="steps of each router")
+    parser.add_argument("--pictures", type=int, default=60, help="validation pictures a family")
+    parser.add_argument("--share", type=float, default=0.68, help="tiles that are compressed")
+    parser.add_argument("--no-write", action="store_true", help="print figures only")
+    given = parser.parse_args(argv)
+    silence_libraries()
+    recipe = replace(read_settings(given.run), router_steps=given.steps)
+    first_stage = newest_checkpoint(given.run)
+    asking = Asking(SINGLE_PICTURE, given.pictures, split="validation")
+    routers = {
+        way: train_router(way, recipe, first_stage, given.run, given.output_dir)
+        for way in given.ways
+    }
+    families = ask_all(recipe.model, routers, asking, given.share)
+    figures = {
+        "base_weights": hash_weights(recipe.model),
+        "first_stage_weights": hash_weights(str(first_stage)),
+        "router_steps": given.steps,
+        "pictures": given.pictures,
+        "compressed_share": given.share,
+        "ways": describe(families, given.ways),
+    }
+    show(figures["ways"])
+    if not given.no_write:
+        Console().print(record.write_result("flash_attribution", figures))
+
+
+def read_settings(run: Path) -> FlashRecipe:
+    """Read the recipe of a run folder."""
+    from internvl35.commands.recipe import RECIPE_FILE, read_recipe
+
+    return read_recipe(run / RECIPE_FILE, FlashRecipe)
+
+
+def newest_checkpoint(run: Path) -> Path:
+    """Find where the first stage of a run ended."""
+    from internvl35.train.checkpoints import find_checkpoint
+    from internvl35.train.flash_recipe import STAGE_FOLDERS
+
+    return find_checkpoint(run / STAGE_FOLDERS["consistency"])
+
+
+def train_router(way: str, recipe: FlashRecipe, start: Path, run: Path, folder: Path) -> Path:
+    """Train a router in one way.
+
+    Args:
+        way: key of ``WAYS``.
+        recipe: all else.
+        start: where the first stage ended.
+        run: folder with the rows.
+        folder: the router gets a folder in there.
+
+    Returns:
+        Its checkpoint.
+    """
+    place = folder / way.replace(", ", "-").replace(" ", "-")
+    rows = run / ROWS_FOLDER / ROWS_FILE
+    return run_stage("router", str(start), rows, place, replace(recipe, **WAYS[way]))
+
+
+def ask_all(
+    base: str, routers: dict[str, Path], asking: Asking, share: float
+) -> dict[str, Answers]:
+    """Ask the base, and every router with the threshold at which it compresses the given share.
+
+    Args:
+        base: checkpoint without compression.
+        routers: checkpoint of every way.
+        asking: pictures.
+        share: of the tiles, 0 to 1.
+
+    Returns:
+        Answers of each family by way, base and chance among them.
+    """
+    chats = {way: load(checkpoint) for way, checkpoint in routers.items()}
+    thresholds = {way: find_threshold(chat, asking, share) for way, chat in chats.items()}
+    whole = load(base)
+    families: dict[str, Answers] = {}
+    for family in asking.families:
+        inquiry = Inquiry(asking, asking.drawings(family))
+        found = {BASE: inquiry.ask(whole, FlashSettings("off"))}
+        for way, chat in chats.items():
+            settings = FlashSettings("absolute", absolute_threshold=thresholds[way])
+            found[way] = inquiry.ask(chat, settings)
+        chat = next(iter(chats.values()))
+        with routed_at_random(chat.model, 0):
+            found[RANDOM] = inquiry.ask(chat, random_settings(share))
+        families[family] = found
+    return families
+
+
+def find_threshold(chat: Chat, asking: Asking, share: float) -> float:
+    """Find the threshold at which a router compresses a share of the tiles of all pictures."""
+    scores = [score for name in asking.families for score in tile_scores(chat, asking, name)]
+    return spread_thresholds(scores, [share])[0]
+
+
+def describe(families: dict[str, Answers], ways: Sequence[str]) -> dict[str, Any]:
+    """Say how every way did.
+
+    Args:
+        families: answers of each family.
+        ways: those that were tried.
+
+    Returns:
+        By way: accuracy, retention and visual tokens with intervals, and how much more it keeps
+        than chance and, but for the default, than the default.
+    """
+    found: dict[str, Any] = {}
+    for way in (BASE, *ways, RANDOM):
+        found[way] = policy_figures(families, [way], BASE)
+        if way in ways:
+            found[way]["margin_over_random"] = margin(families, [way], [RANDOM], BASE)
+        if way in ways and DEFAULT in ways and way != DEFAULT:
+            found[way]["margin_over_default"] = margin(families, [way], [DEFAULT], BASE)
+    return found
+
+
+def show(ways: dict[str, Any]) -> None:
+    """Print a line a way."""
+    table = Table("", "of the base's right answers", "more than chance", "visual tokens")
+    for way, found in ways.items():
+        table.add_row(
+            way, _interval(found["retention"]), _interval(found.get("margin_over_random")),
+            f"{found['visual_token_share']['value']:.1%}",
+        )  # fmt: skip
+    Console().print(table)
+
+
+def _interval(found: dict[str, float] | None) -> str:
+    if found is None:
+        return ""
+    return f"{found['value']:.1%} ({found['low']:.1%} to {found['high']:.1%})"
+
+
+if __name__ == "__main__":
+    main()
