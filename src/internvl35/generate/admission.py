@@ -1,0 +1,98 @@
+"""Refuses requests that an engine cannot answer, with what is wrong and what to do.
+
+Pictures are checked where they are encoded, :mod:`internvl35.generate.encoders`. No counterpart in
+the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from internvl35.errors import PromptError
+from internvl35.generate.flash import FlashSettings
+from internvl35.generate.request import Request
+from internvl35.generate.routing import fewest_tokens
+from internvl35.generate.sampling import SamplingSettings
+from internvl35.model.configuration import InternVLChatConfig
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What model and cache hold."""
+
+    num_rows: int
+    """Rows of the embedding; ids are lower."""
+    num_places: int
+    """Most tokens of a prompt and its answer."""
+    has_tokenizer: bool
+    """Whether texts can be told from tokens."""
+
+
+def check_request(
+    request: Request,
+    sampling: SamplingSettings,
+    flash: FlashSettings | None,
+    config: InternVLChatConfig,
+    limits: Limits,
+) -> None:
+    """Check a request before anything is computed for it.
+
+    Args:
+        request: not routed yet.
+        sampling: how its answers are chosen.
+        flash: which tiles are compressed.
+        config: of the checkpoint.
+        limits: what model and cache hold.
+
+    Raises:
+        ConfigError: if the settings do not fit the checkpoint.
+        PromptError: if ids are out of range, the prompt is empty or too long, or texts are named
+            that nobody can tell.
+    """
+    ids = request.prompt.token_ids
+    if not ids:
+        raise PromptError("the prompt has no tokens; needed: at least one")
+    if not 0 <= min(ids) <= max(ids) < limits.num_rows:
+        raise PromptError(
+            f"the prompt has ids from {min(ids)} to {max(ids)} but the embedding has "
+            f"{limits.num_rows} rows; take the tokenizer of the same checkpoint"
+        )
+    named = {
+        "stop_token_ids": sampling.stop_token_ids,
+        "banned_token_ids": sampling.banned_token_ids,
+        "logit_bias": [token_id for token_id, _ in sampling.logit_bias],
+    }
+    for name, values in named.items():
+        _check_ids(name, values, limits.num_rows)
+    needs_text = bool(sampling.stop) or sampling.structure is not None
+    if needs_text and not limits.has_tokenizer:
+        raise PromptError("stop texts and structures need a tokenizer; give the engine one")
+    is_encoded = request.image_features is not None
+    check_length(len(ids) if is_encoded else fewest_tokens(request, flash, config), limits)
+
+
+def check_length(num_tokens: int, limits: Limits) -> None:
+    """Check that a prompt leaves room for an answer.
+
+    Args:
+        num_tokens: of the prompt.
+        limits: what model and cache hold.
+
+    Raises:
+        PromptError: if it does not.
+    """
+    if num_tokens >= limits.num_places:
+        raise PromptError(
+            f"the prompt has {num_tokens} tokens; needed: fewer than {limits.num_places}, which "
+            "is what the positions of the model and the cache leave, so that there is room for an "
+            "answer; shorten it or give the engine a larger cache"
+        )
+
+
+def _check_ids(name: str, ids: Iterable[int], num_rows: int) -> None:
+    for token_id in ids:
+        if not 0 <= token_id < num_rows:
+            raise PromptError(
+                f"{name} names token {token_id}; needed: 0 to {num_rows - 1}, the ids of the model"
+            )

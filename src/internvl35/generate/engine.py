@@ -1,0 +1,387 @@
+"""Many generations at once: each step encodes pictures, computes prompts and writes answers.
+
+Requests come and go at any time; each gets the answer that it would get alone. A step encodes some
+tiles, lets the scheduler choose tokens under a budget, computes them in one pass and hands out what
+is new. Who calls the steps is left to :mod:`internvl35.generate.engine_thread`. No counterpart in
+the paper.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence as Several
+from dataclasses import replace
+from typing import Any
+
+from internvl35.errors import InternVLError, ServerError
+from internvl35.generate.admission import Limits, check_length, check_request
+from internvl35.generate.answers import Completion, FinishReason, TokenLogprob, Update
+from internvl35.generate.blocks import BlockPool
+from internvl35.generate.cache_size import choose_num_blocks
+from internvl35.generate.decoder import LanguageDecoder
+from internvl35.generate.detokenizer import Detokenizer
+from internvl35.generate.engine_settings import EngineSettings
+from internvl35.generate.flash import FlashSettings
+from internvl35.generate.grammar import Grammar, GrammarCompiler
+from internvl35.generate.jobs import Job
+from internvl35.generate.prefix import PrefixNames
+from internvl35.generate.prompt_logprobs import find_places, note_logprobs
+from internvl35.generate.request import Request
+from internvl35.generate.rules import StopRules
+from internvl35.generate.sampler import Choice, Sampler, SamplingRow
+from internvl35.generate.sampling import SamplingSettings
+from internvl35.generate.scheduler import Scheduler, Work
+from internvl35.generate.sequence import Sequence
+from internvl35.generate.vision import EncodedRequest, VisionEncoder, VisionStage
+from internvl35.model.composite import VisionLanguageModel
+
+
+class Engine:
+    """Answers requests step by step; not for several threads at once.
+
+    Args:
+        model: in eval mode.
+        rules: end tokens and tokens that are never chosen.
+        tokenizer: makes text of tokens; without it there are no texts, stop texts and structures.
+        settings: how much is done at once.
+        encoder: makes visual tokens of tiles; the model's own by default.
+    """
+
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        rules: StopRules,
+        *,
+        tokenizer: Any = None,
+        settings: EngineSettings | None = None,
+        encoder: VisionEncoder | None = None,
+    ) -> None:
+        """Lay out the cache; memory is taken when it is first used."""
+        self.settings = settings = settings or EngineSettings()
+        self.model = model
+        self.rules = rules
+        self.tokenizer = tokenizer
+        is_gpu = model.input_device.type != "cpu"
+        max_sequences = settings.max_sequences or (256 if is_gpu else 64)
+        max_batch_tokens = settings.max_batch_tokens or (8192 if is_gpu else 512)
+        num_blocks = choose_num_blocks(
+            model, settings.block_size, settings.cache_gib, max_sequences
+        )
+        self.num_cache_tokens = num_blocks * settings.block_size
+        self.scheduler = Scheduler(
+            BlockPool(num_blocks), settings.block_size,
+            max(max_batch_tokens, max_sequences + 1), max_sequences,
+        )  # fmt: skip
+        self.vision = VisionStage(model, settings.vision) if encoder is None else encoder
+        self._decoder = LanguageDecoder(model, num_blocks, settings.block_size)
+        self._num_rows = int(model.input_weight.shape[0])
+        self._sampler = Sampler(self._num_rows)
+        self._grammars: GrammarCompiler | None = None
+        self._jobs: dict[str, Job] = {}
+        self._news: list[Update] = []
+        self._arrivals = itertools.count()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+        return bool(self._jobs or self._news)
+
+    @property
+    def num_requests(self) -> int:
+        """Requests that have not ended."""
+        return len(self._jobs)
+
+    def submit(
+        self,
+        request: Request,
+        sampling: SamplingSettings,
+        *,
+        request_id: str | None = None,
+        priority: int = 0,
+        flash: FlashSettings | None = None,
+        cache_salt: str = "",
+    ) -> str:
+        """Take a request on.
+
+        Args:
+            request: not routed yet; pictures as tiles, or as visual tokens computed before.
+            sampling: how its answers are chosen; ``max_tokens`` is cut to what model and cache
+                hold.
+            request_id: its name; None for a new one.
+            priority: lower numbers go first.
+            flash: which tiles are compressed; None as the checkpoint says.
+            cache_salt: only requests of equal salt share cached prefixes.
+
+        Returns:
+            The name by which updates call it.
+
+        Raises:
+            ConfigError: if the settings do not fit the checkpoint.
+            PromptError: if ids are out of range, or the prompt is too long.
+            ServerError: if too many requests wait, or the name is taken.
+        """
+        if len(self._jobs) >= self.settings.max_waiting:
+            raise ServerError(
+                f"{len(self._jobs)} requests are in work, as many as may be; try again later"
+            )
+        number = next(self._arrivals)
+        name = f"request-{number}" if request_id is None else request_id
+        if name in self._jobs:
+            raise ServerError(f"a request {name!r} is in work already; give each its own name")
+        check_request(request, sampling, flash, self.model.config, self._limits)
+        if sampling.structure is not None:
+            self._grammar(
+                sampling
+            )  # what cannot be followed is refused before anything is computed
+        job = Job(name, request, sampling, priority, number, cache_salt)
+        self._jobs[name] = job
+        if request.pixel_values is None and request.image_features is None:
+            self._begin(job, EncodedRequest(request, ()))
+        else:
+            self.vision.submit(name, request, flash)
+        return name
+
+    def cancel(self, request_id: str) -> bool:
+        """End a request; its last update comes with the next step.
+
+        Args:
+            request_id: its name.
+
+        Returns:
+            Whether there was such a request in work.
+        """
+        job = self._jobs.get(request_id)
+        if job is None:
+            return False
+        if not job.sequences:
+            self.vision.cancel(request_id)
+            self._fail(job, "cancelled", None)
+            return True
+        for sequence in job.sequences:
+            if sequence.finish_reason is None:
+                self._news += self._end(
+                    job, sequence, "cancelled", Update(request_id, sequence.sample)
+                )
+        return True
+
+    def step(self) -> list[Update]:
+        """Encode some tiles, compute some tokens.
+
+        Returns:
+            What is new; empty if nothing came to an end and no token was written.
+        """
+        is_writing = bool(self.scheduler.running)
+        limit = self.settings.tiles_beside_answers if is_writing else None
+        for name, found in self.vision.step(limit):
+            job = self._jobs.get(name)
+            if job is None:
+                continue
+            if isinstance(found, InternVLError):
+                self._fail(job, "error", str(found))
+            else:
+                self._begin(job, found)
+        works = self.scheduler.plan()
+        if works:
+            self._compute(works)
+        if self.settings.is_checked:
+            self.scheduler.check()
+        news, self._news = self._news, []
+        return news
+
+    def generate(
+        self,
+        requests: Several[Request],
+        sampling: SamplingSettings | Several[SamplingSettings],
+        *,
+        flash: FlashSettings | Several[FlashSettings | None] | None = None,
+    ) -> list[Completion]:
+        """Answer requests and wait for all of them; see ``GenerationEngine.generate``."""
+        each = one_each(sampling, len(requests))
+        choices = one_each(flash, len(requests))
+        found: dict[int, Completion] = {}
+        places: dict[str, int] = {}
+        for place, (request, own, choice) in enumerate(zip(requests, each, choices, strict=True)):
+            try:
+                places[self.submit(request, own, flash=choice)] = place
+            except InternVLError as error:
+                found[place] = refuse(request, own, error)
+        while len(found) < len(requests):
+            for update in self.step():
+                if update.completion is not None and update.request_id in places:
+                    found[places[update.request_id]] = update.completion
+        return [found[place] for place in range(len(requests))]
+
+    def forget(self) -> None:
+        """Give up cached prefixes, as after the weights have changed; only between requests."""
+        assert not self._jobs, "requests are in work"
+        self.scheduler.pool.forget()
+
+    @property
+    def _limits(self) -> Limits:
+        positions = int(self.model.config.text_config.max_position_embeddings)
+        num_places = min(positions, self.num_cache_tokens)
+        return Limits(self._num_rows, num_places, self.tokenizer is not None)
+
+    def _grammar(self, sampling: SamplingSettings) -> Grammar | None:
+        if sampling.structure is None:
+            return None
+        if self._grammars is None:
+            self._grammars = GrammarCompiler(
+                self.tokenizer, self._num_rows, self.rules.end_token_ids
+            )
+        return self._grammars.compile(sampling.structure)
+
+    def _begin(self, job: Job, encoded: EncodedRequest) -> None:
+        """Queue the answers of a request whose pictures are encoded."""
+        job.request = encoded.request
+        prompt, sampling = job.request.prompt, job.sampling
+        try:
+            check_length(len(prompt), self._limits)
+            grammar = self._grammar(sampling)
+        except InternVLError as error:
+            self._fail(job, "error", str(error))
+            return
+        if sampling.num_prompt_logprobs is not None:
+            job.prompt_logprobs = [None]
+        row_settings = sampling
+        if job.keeps_best and sampling.num_logprobs is None:
+            row_settings = replace(sampling, num_logprobs=0)
+        for sample in range(sampling.num_samples):
+            names = None
+            if self.settings.has_prefix_cache:
+                names = PrefixNames(
+                    self.settings.block_size, prompt.image_spans, encoded.digests, job.salt
+                )
+            row = SamplingRow(
+                row_settings, prompt.token_ids, sample=sample, end_token_ids=self._ends(sampling),
+                banned_token_ids=self.rules.banned_token_ids,
+                grammar=None if grammar is None else grammar.start(),
+            )  # fmt: skip
+            sequence = Sequence(
+                request_id=job.request_id,
+                sample=sample,
+                order=(job.priority, job.arrival, sample),
+                token_ids=list(prompt.token_ids),
+                num_prompt=len(prompt),
+                max_tokens=min(sampling.max_tokens, self._limits.num_places - len(prompt)),
+                row=row,
+                names=names,
+                detokenizer=self._detokenizer(sampling),
+                leader=job.sequences[0] if sample and names is not None else None,
+                has_prompt_logprobs=sampling.num_prompt_logprobs is not None and not sample,
+                logprobs=None if row_settings.num_logprobs is None else [],
+            )
+            job.sequences.append(sequence)
+            self.scheduler.add(sequence)
+
+    def _ends(self, sampling: SamplingSettings) -> tuple[int, ...]:
+        ends = () if sampling.ignore_end else self.rules.end_token_ids
+        return (*ends, *sampling.stop_token_ids)
+
+    def _detokenizer(self, sampling: SamplingSettings) -> Detokenizer | None:
+        if self.tokenizer is None:
+            return None
+        return Detokenizer(self.tokenizer, self.rules.end_token_ids, sampling.stop)
+
+    def _compute(self, works: list[Work]) -> None:
+        ready = [work for work in works if work.is_last]
+        requests = {work.sequence.request_id: self._jobs[work.sequence.request_id].request
+                    for work in works}  # fmt: skip
+        places, asked = find_places(works)
+        try:
+            logits = self._decoder.logits(works, requests, places)
+        except RuntimeError as error:  # out of memory, mostly: nothing of this step can be used
+            for work in works:
+                self._fail_sequence(work.sequence, f"computing failed: {error}")
+            return
+        self.scheduler.finish_step(works)
+        others = iter(logits[len(ready) :])
+        for work in asked:
+            note_logprobs(self._jobs[work.sequence.request_id], work, others)
+        if not ready:
+            return
+        rows = [work.sequence.row for work in ready]
+        is_finite = logits[: len(ready)].amax(dim=-1).isfinite().tolist()
+        choices = self._sampler.choose(logits[: len(ready)], rows)
+        for work, choice, is_fine in zip(ready, choices, is_finite, strict=True):
+            if is_fine:
+                self._take(work.sequence, choice)
+            else:
+                self._fail_sequence(work.sequence, "the model's logits are not finite")
+
+    def _take(self, sequence: Sequence, choice: Choice) -> None:
+        """Add a token to an answer, and end the answer if it is the last."""
+        job = self._jobs[sequence.request_id]
+        if job.seconds_to_first_token is None:
+            job.note_first_token()
+        token_id, sampling = choice.token_id, job.sampling
+        sequence.token_ids.append(token_id)
+        sequence.row.accept(token_id)
+        length = len(sequence.token_ids) - sequence.num_prompt
+        logprobs: tuple[TokenLogprob, ...] | None = None
+        if sequence.logprobs is not None:
+            assert choice.logprob is not None
+            logprobs = (TokenLogprob(token_id, choice.logprob, choice.top),)
+            sequence.logprobs += logprobs
+        text, is_stopped = "", False
+        if sequence.detokenizer is not None:
+            text, is_stopped = sequence.detokenizer.push([token_id])
+        is_ended = is_stopped or token_id in self._ends(sampling)
+        update = Update(
+            sequence.request_id, sequence.sample, (token_id,), text,
+            logprobs if sampling.num_logprobs is not None else None,
+        )  # fmt: skip
+        if is_ended and length >= sampling.min_tokens:
+            self._news += self._end(job, sequence, "stop", update)
+        elif length >= sequence.max_tokens:
+            self._news += self._end(job, sequence, "length", update)
+        else:
+            if text:
+                sequence.texts.append(text)
+            if not job.keeps_best:
+                self._news.append(update)
+
+    def _end(
+        self, job: Job, sequence: Sequence, reason: FinishReason, update: Update
+    ) -> list[Update]:
+        """End an answer; with the last one of a request, the request."""
+        text = update.text
+        if sequence.detokenizer is not None:
+            text += sequence.detokenizer.flush()
+        sequence.texts.append(text)
+        sequence.finish_reason, sequence.error = reason, update.error
+        self.scheduler.remove(sequence)
+        completion = None
+        if job.is_finished:
+            completion = job.complete()
+            del self._jobs[job.request_id]
+        elif job.keeps_best:
+            return []
+        return [replace(update, text=text, finish_reason=reason, completion=completion)]
+
+    def _fail_sequence(self, sequence: Sequence, error: str) -> None:
+        job = self._jobs[sequence.request_id]
+        update = Update(sequence.request_id, sequence.sample, error=error)
+        self._news += self._end(job, sequence, "error", update)
+
+    def _fail(self, job: Job, reason: FinishReason, error: str | None) -> None:
+        """End a request none of whose answers has begun."""
+        del self._jobs[job.request_id]
+        completion = job.fail(reason, error)
+        self._news += [
+            Update(
+                job.request_id, sample, finish_reason=reason, error=error,
+                completion=completion if sample == job.sampling.n - 1 else None,
+            )
+            for sample in range(job.sampling.n)
+        ]  # fmt: skip
+
+
+def one_each(given: Any, count: int) -> list[Any]:
+    """Repeat one setting for all of so many requests, or take a list of them as it is."""
+    return list(given) if isinstance(given, list | tuple) else [given] * count
+
+
+def refuse(request: Request, sampling: SamplingSettings, error: InternVLError) -> Completion:
+    """Tell that a request was not taken on."""
+    return Job("", request, sampling, 0, 0, "").fail("error", str(error))

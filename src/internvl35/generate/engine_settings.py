@@ -1,0 +1,49 @@
+"""How much an engine does at once.
+
+No counterpart in the paper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from internvl35.errors import ConfigError
+from internvl35.generate.vision import VisionStageSettings
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How much an engine does at once."""
+
+    max_batch_tokens: int | None = None
+    """Most tokens that a step computes; None for 512 on a CPU and 8192 on a GPU."""
+    max_sequences: int | None = None
+    """Most answers that are written at once; None for 64 on a CPU and 256 on a GPU."""
+    block_size: int = 16
+    """Tokens that a block of the cache holds."""
+    cache_gib: float | None = None
+    """Size of the key-value cache; None for room for 16,384 tokens or the longest prompt on a CPU,
+    and for 80 % of the free memory on a GPU."""
+    max_waiting: int = 10_000
+    """Most requests in work; further ones are refused."""
+    has_prefix_cache: bool = True
+    """Whether prompts that begin alike share what was computed for their beginning."""
+    tiles_beside_answers: int = 4
+    """Most tiles that a step encodes while answers are being written."""
+    vision: VisionStageSettings = field(default_factory=VisionStageSettings)
+    """How tiles are encoded."""
+    is_checked: bool = False
+    """Whether the books are compared after every step; slow, for tests."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings under which nothing can be done."""
+        given = {
+            name: getattr(self, name)
+            for name in ("max_batch_tokens", "max_sequences", "block_size", "max_waiting",
+                         "tiles_beside_answers")
+        }  # fmt: skip
+        for name, value in given.items():
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}; needed: at least 1")
+        if self.cache_gib is not None and not self.cache_gib > 0:
+            raise ConfigError(f"cache_gib is {self.cache_gib}; needed: above 0")

@@ -1,0 +1,95 @@
+"""What an engine knows of a request while it is answered.
+
+Steps are left to :mod:`internvl35.generate.engine`. No counterpart in the paper.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from internvl35.generate.answers import Completion, FinishReason, Sample, TokenLogprob
+from internvl35.generate.request import Request
+from internvl35.generate.sampling import SamplingSettings
+from internvl35.generate.sequence import Sequence
+
+
+@dataclass(eq=False)
+class Job:
+    """A request in work."""
+
+    request_id: str
+    """Its name."""
+    request: Request
+    """The prompt, with tiles as long as they are not encoded."""
+    sampling: SamplingSettings
+    """How its answers are chosen."""
+    priority: int
+    """Lower numbers go first."""
+    arrival: int
+    """Number of its submission."""
+    salt: str
+    """Only requests of equal salt share cached prefixes."""
+    sequences: list[Sequence] = field(default_factory=list)
+    """Its answers; none before its pictures are encoded."""
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    """Of the prompt's tokens so far, if they were asked for."""
+    started: float = field(default_factory=time.perf_counter)
+    """When it was submitted."""
+    seconds_to_first_token: float | None = None
+    """From then to the first token."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all of its answers have ended."""
+        ended = [sequence.finish_reason is not None for sequence in self.sequences]
+        return bool(ended) and all(ended)
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether more answers are written than returned, so that none may be shown early."""
+        return self.sampling.num_samples > self.sampling.n
+
+    def note_first_token(self) -> None:
+        """Stop the time to the first token."""
+        self.seconds_to_first_token = time.perf_counter() - self.started
+
+    def complete(self) -> Completion:
+        """Gather what became of it, all of its answers having ended."""
+        sequences = self.sequences
+        if self.keeps_best:
+            sequences = sorted(sequences, key=_likelihood, reverse=True)[: self.sampling.n]
+        prompt = self.prompt_logprobs
+        return Completion(
+            request_id=self.request_id,
+            request=self.request,
+            samples=tuple(self._sample(sequence) for sequence in sequences),
+            num_cached_tokens=min((s.num_cached for s in self.sequences), default=0),
+            prompt_logprobs=None if prompt is None else tuple(prompt),
+            seconds_to_first_token=self.seconds_to_first_token,
+            seconds=time.perf_counter() - self.started,
+        )
+
+    def _sample(self, sequence: Sequence) -> Sample:
+        assert sequence.finish_reason is not None
+        is_asked = self.sampling.num_logprobs is not None
+        logprobs = sequence.logprobs if is_asked else None
+        return Sample(
+            tuple(sequence.answer), "".join(sequence.texts), sequence.finish_reason,
+            None if logprobs is None else tuple(logprobs), sequence.error,
+        )  # fmt: skip
+
+    def fail(self, reason: FinishReason, error: str | None) -> Completion:
+        """Tell that it ended before any of its answers began."""
+        sample = Sample((), "", reason, None, error)
+        return Completion(
+            self.request_id, self.request, (sample,) * self.sampling.n, 0,
+            seconds=time.perf_counter() - self.started,
+        )  # fmt: skip
+
+
+def _likelihood(sequence: Sequence) -> float:
+    """Sum of the log-probabilities of an answer; one that failed comes last."""
+    if sequence.error is not None or not sequence.logprobs:
+        return float("-inf")
+    return sum(found.logprob for found in sequence.logprobs)

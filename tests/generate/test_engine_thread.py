@@ -1,0 +1,176 @@
+"""The engine in a thread: lists, readers and coroutines share steps; ends and errors reach them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from random import Random
+
+import pytest
+from engine_requests import RULES, make_request, reference
+
+from internvl35.errors import PromptError, ServerError
+from internvl35.generate.engine import Engine
+from internvl35.generate.engine_settings import EngineSettings
+from internvl35.generate.engine_thread import EngineThread
+from internvl35.generate.sampling import SamplingSettings
+
+GREEDY = SamplingSettings(max_tokens=10)
+LONG = SamplingSettings(max_tokens=500, ignore_end=True)
+EMPTY = make_request(Random(0), 0)
+
+
+@pytest.fixture(scope="module")
+def model(build_model):
+    return build_model("qwen3", text={"max_position_embeddings": 4096})
+
+
+@pytest.fixture
+def engine(model):
+    settings = EngineSettings(block_size=4, is_checked=True)
+    engine = EngineThread(Engine(model, RULES, settings=settings))
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def requests():
+    return [make_request(Random(seed), 9, (1,) * (seed % 2), seed=seed) for seed in range(6)]
+
+
+@pytest.fixture(scope="module")
+def expected(model, requests):
+    return [reference(model, request, GREEDY) for request in requests]
+
+
+def read(stream):
+    return [token_id for update in stream for token_id in update.token_ids]
+
+
+async def collect(stream):
+    return [token_id async for update in stream for token_id in update.token_ids]
+
+
+def test_lists_readers_and_coroutines_get_the_same_answers(engine, requests, expected):
+    found = engine.generate(requests, GREEDY)
+    assert [list(completion.samples[0].token_ids) for completion in found] == expected
+    assert [read(engine.read(request, GREEDY)) for request in requests] == expected
+
+    async def ask():
+        return await asyncio.gather(
+            *(collect(engine.stream(request, GREEDY)) for request in requests)
+        )
+
+    assert asyncio.run(ask()) == expected
+
+
+def test_callers_in_several_threads_are_answered_in_the_same_steps(engine, requests, expected):
+    most, plan = [0], engine.engine.scheduler.plan
+
+    def watch():
+        works = plan()
+        most[0] = max(most[0], len(works))
+        return works
+
+    engine.engine.scheduler.plan = watch
+    found: dict[int, list[int]] = {}
+    reader = engine.read(requests[0], LONG)  # keeps the engine at work while the others come
+    next(reader)
+
+    def ask(number):
+        (completion,) = engine.generate([requests[number]], GREEDY)
+        found[number] = list(completion.samples[0].token_ids)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(1, 6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    reader.close()
+    assert [found[number] for number in range(1, 6)] == expected[1:]
+    assert most[0] >= 2
+
+
+def test_leaving_a_reader_ends_its_request(engine, requests):
+    reader = engine.read(requests[0], LONG)
+    next(reader)
+    reader.close()
+
+    async def leave():
+        stream = engine.stream(requests[0], LONG)
+        await anext(stream)
+        await stream.aclose()
+
+    asyncio.run(leave())
+    engine.generate([requests[1]], GREEDY)
+    assert engine.engine.num_requests == 0
+
+
+def test_a_refused_request_is_told_to_whoever_asked(engine, requests, expected):
+    with pytest.raises(PromptError, match="no tokens"):
+        next(engine.read(EMPTY, GREEDY))
+
+    async def ask():
+        await anext(engine.stream(EMPTY, GREEDY))
+
+    with pytest.raises(PromptError, match="no tokens"):
+        asyncio.run(ask())
+    bad, good = engine.generate([EMPTY, requests[0]], GREEDY)
+    assert "no tokens" in bad.samples[0].error
+    assert list(good.samples[0].token_ids) == expected[0]
+
+
+def test_names_in_use_are_refused(engine, requests):
+    async def ask():
+        first = engine.stream(requests[0], LONG, request_id="a")
+        await anext(first)
+        with pytest.raises(ServerError, match="in work"):
+            await anext(engine.stream(requests[1], GREEDY, request_id="a"))
+        await first.aclose()
+
+    asyncio.run(ask())
+
+
+def test_whoever_waits_when_the_engine_is_closed_is_told(engine, requests):
+    reader = engine.read(requests[0], LONG)
+    next(reader)
+    engine.close()
+    with pytest.raises(ServerError, match="closed"):
+        read(reader)
+    with pytest.raises(ServerError, match="closed"):
+        engine.generate([requests[0]], GREEDY)
+    engine.close()
+
+
+def test_an_engine_that_breaks_tells_all_who_wait(engine, requests, monkeypatch):
+    reader = engine.read(requests[0], LONG)
+    next(reader)
+
+    def fail():
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(engine.engine, "step", fail)
+    with pytest.raises(ValueError, match="a bug"):
+        read(reader)
+    with pytest.raises(ServerError, match="a bug"):
+        engine.generate([requests[0]], GREEDY)
+
+
+def test_an_interrupt_while_waiting_cancels_what_was_asked(engine, requests, monkeypatch):
+    class Interrupted:
+        def __init__(self):
+            self.count = 0
+
+        def put(self, _):
+            pass
+
+        def get(self):
+            raise KeyboardInterrupt
+
+    engine.generate([requests[0]], GREEDY)
+    monkeypatch.setattr("internvl35.generate.engine_thread.SimpleQueue", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        engine.generate(requests, LONG)
+    monkeypatch.undo()
+    engine.generate([requests[0]], GREEDY)
+    assert engine.engine.num_requests == 0
