@@ -21,17 +21,20 @@ DecodeBackend: TypeAlias = Literal["numba", "torch"]
 """Who computes the attention of newest tokens."""
 
 _PAGE_DTYPES = (torch.float32, torch.bfloat16)
+_LANES = 16
+"""Heads whose width is a multiple of this can be read by numba's kernel."""
 _QUERY_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def choose_backend(
-    device: torch.device, dtype: torch.dtype, backend: DecodeBackend | None = None
+    device: torch.device, dtype: torch.dtype, width: int, backend: DecodeBackend | None = None
 ) -> DecodeBackend:
     """Choose who computes the attention of newest tokens.
 
     Args:
         device: of the cache.
         dtype: of the cache.
+        width: of a head.
         backend: whom the caller wants; None for the fastest that is at hand.
 
     Returns:
@@ -40,11 +43,11 @@ def choose_backend(
     Raises:
         ConfigError: if numba is wanted where it is not installed or cannot read the cache.
     """
-    is_readable = device.type == "cpu" and dtype in _PAGE_DTYPES
+    is_readable = device.type == "cpu" and dtype in _PAGE_DTYPES and width % _LANES == 0
     if backend == "numba" and not is_readable:
         raise ConfigError(
-            f"backend 'numba' on a {dtype} cache on {device}; needed: float32 or bfloat16 on a "
-            "CPU, or backend 'torch'"
+            f"backend 'numba' on a {dtype} cache on {device} with heads of width {width}; needed: "
+            f"float32 or bfloat16 on a CPU and a multiple of {_LANES}, or backend 'torch'"
         )
     if backend == "numba" and not has_numba():
         raise ConfigError(
@@ -101,7 +104,7 @@ def attend_decode(
     assert (keys.dtype, keys.shape) == (values.dtype, values.shape)
     assert query.shape[1] % keys.shape[1] == 0
     assert window is None or window > 0
-    if choose_backend(keys.device, keys.dtype, backend) == "numba":
+    if choose_backend(keys.device, keys.dtype, keys.shape[3], backend) == "numba":
         from internvl35.generate.decode_kernel import attend_pages
 
         return attend_pages(
@@ -184,8 +187,9 @@ def _attend(
     if sinks is not None:
         extra = sinks.float().view(1, *grouped.shape[1:3], 1).expand(len(query), -1, -1, -1)
         logits = torch.cat([logits, extra], dim=-1)
-    # A row of padding has no logit above -inf, and a softmax over nothing is no number.
-    weights = logits.softmax(dim=-1)[..., : keys.shape[2]].nan_to_num(0.0)
+    weights = logits.softmax(dim=-1)[..., : keys.shape[2]]
+    if is_seen is not None:  # a softmax over nothing, which padding gets, is no number
+        weights = weights.masked_fill(~is_seen[:, None, None], 0)
     return torch.matmul(weights, values.float()).flatten(1, 2).to(query.dtype)
 
 

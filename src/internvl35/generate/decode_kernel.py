@@ -82,7 +82,7 @@ def _prefetch(typing_context, array, index):  # type: ignore[no-untyped-def]
         place = _address(context, builder, array, *arguments, byte)
         kind = ir.FunctionType(ir.VoidType(), [byte.as_pointer(), word, word, word])
         function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [place, *(ir.Constant(word, one) for one in (0, 3, 1))])
+        builder.call(function, [place, *(ir.Constant(word, one) for one in (0, 2, 1))])
 
     return types.void(array, types.intp), write
 
@@ -153,29 +153,42 @@ def _lanes(places):  # type: ignore[no-untyped-def]
 
 
 @_fast
-def _widen(pages, table, size, stride, shared, first, stop, end, tile):  # type: ignore[no-untyped-def]
+def _find(table, size, stride, shared, token, width):  # type: ignore[no-untyped-def]
+    """Find where the numbers of a token and head start."""
+    number = token // size
+    return (table[number] * stride + shared * size + token - number * size) * width
+
+
+@_fast
+def _find_next(table, size, stride, shared, heads, token, behind, width):  # type: ignore[no-untyped-def]
+    """Find what is copied after these tokens of a head: the next head's, or those behind."""
+    if shared + 1 < heads[1]:
+        return _find(table, size, stride, shared + 1, token, width)
+    return _find(table, size, stride, heads[0], behind, width)
+
+
+@_fast
+def _widen(pages, table, size, stride, shared, first, stop, ahead, tile):  # type: ignore[no-untyped-def]
     """Copy tokens ``first`` to ``stop - 1`` of one sequence and head into a tile, as float32.
 
-    Pages lie anywhere, so the same place of the page behind is asked for early.
+    Pages lie anywhere, so what is copied next, from ``ahead`` on, is asked for in time.
     """
     width = len(tile) // _TILE
     number = first // size
     place = first - number * size
-    last = (end - 1) // size
     start = (table[number] * stride + shared * size + place) * width
-    ahead = (table[min(number + 1, last)] * stride + shared * size + place) * width
     for token in range(stop - first):
         if place == size:
             number += 1
             place = 0
             start = (table[number] * stride + shared * size) * width
-            ahead = (table[min(number + 1, last)] * stride + shared * size) * width
         for lane in range(0, width, LANES):
             _prefetch(pages, ahead + lane)
             _store(tile, token * width + lane, _load(pages, start + lane))
         place += 1
         start += width
         ahead += width
+    tile[(stop - first) * width :] = 0  # what was there may be no number, and 0 times that is none
 
 
 @_fast
@@ -198,16 +211,22 @@ def _score(query, at, tile, scores, to):  # type: ignore[no-untyped-def]
 def _add(weights, at, tile, totals, to):  # type: ignore[no-untyped-def]
     """Add the weighted values of a tile to a head's totals."""
     width = len(tile) // _TILE
-    for token in range(0, _TILE, 4):
+    for token in range(0, _TILE, 8):
         start = token * width
         one, two = _fill(weights[at + token]), _fill(weights[at + token + 1])
         three, four = _fill(weights[at + token + 2]), _fill(weights[at + token + 3])
+        five, six = _fill(weights[at + token + 4]), _fill(weights[at + token + 5])
+        seven, eight = _fill(weights[at + token + 6]), _fill(weights[at + token + 7])
         for lane in range(0, width, LANES):
-            total = _load(totals, to + lane)
-            total = _add_product(total, one, _load(tile, start + lane))
-            total = _add_product(total, two, _load(tile, start + width + lane))
-            total = _add_product(total, three, _load(tile, start + 2 * width + lane))
-            total = _add_product(total, four, _load(tile, start + 3 * width + lane))
+            place = start + lane
+            total = _add_product(_load(totals, to + lane), one, _load(tile, place))
+            total = _add_product(total, two, _load(tile, place + width))
+            total = _add_product(total, three, _load(tile, place + 2 * width))
+            total = _add_product(total, four, _load(tile, place + 3 * width))
+            total = _add_product(total, five, _load(tile, place + 4 * width))
+            total = _add_product(total, six, _load(tile, place + 5 * width))
+            total = _add_product(total, seven, _load(tile, place + 6 * width))
+            total = _add_product(total, eight, _load(tile, place + 7 * width))
             _store(totals, to + lane, total)
 
 
@@ -247,43 +266,58 @@ def _weigh(scores, num_tokens, sink):  # type: ignore[no-untyped-def]
     return np.float32(1) / (total + _exponentiate(sink - largest))
 
 
+@_fast
+def _attend_row(query, keys, values, shape, table, tokens, heads, sinks, scores, tile, output):  # type: ignore[no-untyped-def]
+    """Attend for some key-value heads of one sequence.
+
+    Heads take turns tile by tile, because their parts of a page lie next to each other.
+    """
+    num_shared, size, group, width = shape
+    stride = num_shared * size
+    room = len(scores) // (num_shared * group)
+    num_tokens = tokens[1] - tokens[0]
+    rounded = (num_tokens + _TILE - 1) // _TILE * _TILE
+    for at in range(0, num_tokens, _TILE):
+        first = tokens[0] + at
+        stop = min(first + _TILE, tokens[1])
+        behind = min(stop, tokens[1] - 1)
+        for shared in range(heads[0], heads[1]):
+            ahead = _find_next(table, size, stride, shared, heads, first, behind, width)
+            _widen(keys, table, size, stride, shared, first, stop, ahead, tile)
+            for head in range(shared * group, (shared + 1) * group):
+                _score(query, head * width, tile, scores, head * room + at)
+    for head in range(heads[0] * group, heads[1] * group):
+        share = _weigh(scores[head * room : head * room + rounded], num_tokens, sinks[head])
+        scores[head * room : head * room + num_tokens] *= share
+    output[heads[0] * group * width : heads[1] * group * width] = 0
+    for at in range(0, num_tokens, _TILE):
+        first = tokens[0] + at
+        stop = min(first + _TILE, tokens[1])
+        behind = min(stop, tokens[1] - 1)
+        for shared in range(heads[0], heads[1]):
+            ahead = _find_next(table, size, stride, shared, heads, first, behind, width)
+            _widen(values, table, size, stride, shared, first, stop, ahead, tile)
+            for head in range(shared * group, (shared + 1) * group):
+                _add(scores, head * room + at, tile, output, head * width)
+
+
 @njit(fastmath=True, nogil=True, error_model="numpy", cache=True)
 def _attend(query, keys, values, shape, tables, lengths, window, sinks, output, tile, first, stop):  # type: ignore[no-untyped-def]
     """Attend for jobs ``first`` to ``stop - 1``; a job is a sequence and a key-value head."""
-    num_shared, size, group, width = shape
+    num_shared, _, group, _ = shape
+    rows = range(first // num_shared, (stop + num_shared - 1) // num_shared)
     longest = 0
-    for row in range(first // num_shared, (stop + num_shared - 1) // num_shared):
+    for row in rows:
         longest = max(longest, min(window, lengths[row]))
     room = (longest + _TILE - 1) // _TILE * _TILE
     scores = np.empty(num_shared * group * room, np.float32)
-    stride = num_shared * size
-    for row in range(first // num_shared, (stop + num_shared - 1) // num_shared):
-        heads = range(max(first - row * num_shared, 0), min(stop - row * num_shared, num_shared))
-        start = max(0, lengths[row] - window)
-        num_tokens = lengths[row] - start
-        table = tables[row]
-        begin = row * num_shared * group * width
-        for token in range(0, num_tokens, _TILE):
-            stop_token = start + min(token + _TILE, num_tokens)
-            for shared in heads:
-                _widen(keys, table, size, stride, shared, start + token, stop_token, lengths[row], tile)
-                for head in range(shared * group, (shared + 1) * group):
-                    _score(query, begin + head * width, tile, scores, head * room + token)
-        rounded = (num_tokens + _TILE - 1) // _TILE * _TILE
-        shares = np.empty(num_shared * group, np.float32)
-        for head in range(heads.start * group, heads.stop * group):
-            mine = scores[head * room : head * room + rounded]
-            shares[head] = _weigh(mine, num_tokens, sinks[head])
-        output[begin + heads.start * group * width : begin + heads.stop * group * width] = 0
-        for token in range(0, num_tokens, _TILE):
-            stop_token = start + min(token + _TILE, num_tokens)
-            for shared in heads:
-                _widen(values, table, size, stride, shared, start + token, stop_token, lengths[row], tile)
-                for head in range(shared * group, (shared + 1) * group):
-                    _add(scores, head * room + token, tile, output, begin + head * width)
-        for head in range(heads.start * group, heads.stop * group):
-            for place in range(begin + head * width, begin + (head + 1) * width):
-                output[place] *= shares[head]
+    for row in rows:
+        heads = max(first - row * num_shared, 0), min(stop - row * num_shared, num_shared)
+        tokens = max(0, lengths[row] - window), np.int64(lengths[row])
+        _attend_row(
+            query[row], keys, values, shape, tables[row], tokens, heads, sinks, scores, tile,
+            output[row],
+        )  # fmt: skip
 
 
 def attend_pages(
@@ -318,9 +352,9 @@ def attend_pages(
     logits = torch.full((num_heads,), _NO_SINK) if sinks is None else sinks.detach().float()
     limit = 2**31 - 1 if window is None else window
     given = (
-        (query.float() * scaling).contiguous().view(-1).numpy(), _bits(keys), _bits(values),
+        (query.float() * scaling).contiguous().flatten(1).numpy(), _bits(keys), _bits(values),
         (num_shared, size, num_heads // num_shared, width), tables.contiguous().numpy(),
-        lengths.contiguous().numpy(), limit, logits.contiguous().numpy(), output.view(-1).numpy(),
+        lengths.contiguous().numpy(), limit, logits.contiguous().numpy(), output.flatten(1).numpy(),
     )  # fmt: skip
     bounds = _split(lengths.clamp(max=limit), num_shared, width, torch.get_num_threads())
     # Torch's memory starts at the edge of a cache line, numba's own does not.
