@@ -26,6 +26,7 @@ from benchmarks.flash_answers import (
     Asking,
     Inquiry,
     KeptAnswers,
+    load_alike,
     of_split,
     random_settings,
     routed_at_random,
@@ -39,7 +40,7 @@ from benchmarks.flash_figures import (
 )
 from benchmarks.flash_prefill import PrefillSettings, measure_prefill, show, without_times
 from benchmarks.tiny_answers import hash_weights
-from internvl35.chat import Chat, load
+from internvl35.chat import Chat
 from internvl35.commands.terminal import silence_libraries
 from internvl35.config import TINY
 from internvl35.errors import ConfigError
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     silence_libraries()
     measurement = read_measurement(arguments)
-    figures = measure(measurement, load(measurement.model), load(measurement.base))
+    figures = measure(measurement, load_alike(measurement.model), load_alike(measurement.base))
     console = Console()
     console.print(policy_table(figures), family_table(figures))
     if not arguments.no_prefill:
@@ -304,10 +305,7 @@ def describe(
         "retention_random_routing": policies[RANDOM]["retention"],
         "margin_over_random": margin(families, rows[row], draws, BASE),
         "policies": policies,
-        "families": {
-            family: family_figures(found, {name: rows[name] for name in (BASE, row, RANDOM, ALL)})
-            for family, found in families.items()
-        },
+        "families": {family: family_figures(found, rows) for family, found in families.items()},
     }
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from benchmarks.record import describe_versions
 from benchmarks.tiny_answers import hash_weights
 from internvl35 import scoring
-from internvl35.chat import Chat
+from internvl35.chat import Chat, load
 from internvl35.conversation import Question, Reply
 from internvl35.data import synthetic
 from internvl35.data.synthetic import FAMILIES, Drawing, Split, draw
@@ -126,6 +126,18 @@ def random_settings(rate: float) -> FlashSettings:
         rate: the share, 0 to 1.
     """
     return FlashSettings("absolute", absolute_threshold=min(1.0, max(0.0, 1 - rate)))
+
+
+def load_alike(name: str) -> Chat:
+    """Load a checkpoint in the number format in which all of them are compared.
+
+    Args:
+        name: of the checkpoint, or its folder.
+
+    Returns:
+        The chat, in float32 on a CPU and in the checkpoint's own format on a GPU.
+    """
+    return load(name, dtype="auto" if torch.cuda.is_available() else torch.float32)
 
 
 @dataclass(frozen=True)

@@ -23,17 +23,20 @@ from benchmarks.flash_answers import (
     Answers,
     Asking,
     Inquiry,
+    load_alike,
     random_settings,
     routed_at_random,
     tile_scores,
 )
 from benchmarks.flash_figures import margin, policy_figures, spread_thresholds
 from benchmarks.tiny_answers import hash_weights
-from internvl35.chat import Chat, load
+from internvl35.chat import Chat
+from internvl35.commands.recipe import RECIPE_FILE, read_recipe
 from internvl35.commands.terminal import silence_libraries
 from internvl35.data.drawn_rows import ROWS_FILE
 from internvl35.generate.flash import FlashSettings
-from internvl35.train.flash_recipe import ROWS_FOLDER, FlashRecipe, run_stage
+from internvl35.train.checkpoints import find_checkpoint
+from internvl35.train.flash_recipe import ROWS_FOLDER, STAGE_FOLDERS, FlashRecipe, run_stage
 
 WAYS: dict[str, dict[str, Any]] = {
     "one tile, 50": {},
@@ -87,16 +90,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def read_settings(run: Path) -> FlashRecipe:
     """Read the recipe of a run folder."""
-    from internvl35.commands.recipe import RECIPE_FILE, read_recipe
-
     return read_recipe(run / RECIPE_FILE, FlashRecipe)
 
 
 def newest_checkpoint(run: Path) -> Path:
     """Find where the first stage of a run ended."""
-    from internvl35.train.checkpoints import find_checkpoint
-    from internvl35.train.flash_recipe import STAGE_FOLDERS
-
     return find_checkpoint(run / STAGE_FOLDERS["consistency"])
 
 
@@ -132,9 +130,9 @@ def ask_all(
     Returns:
         Answers of each family by way, base and chance among them.
     """
-    chats = {way: load(checkpoint) for way, checkpoint in routers.items()}
+    chats = {way: load_alike(str(checkpoint)) for way, checkpoint in routers.items()}
     thresholds = {way: find_threshold(chat, asking, share) for way, chat in chats.items()}
-    whole = load(base)
+    whole = load_alike(base)
     families: dict[str, Answers] = {}
     for family in asking.families:
         inquiry = Inquiry(asking, asking.drawings(family))

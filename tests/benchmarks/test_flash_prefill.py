@@ -6,16 +6,21 @@ import pytest
 import torch
 from benchmarks.flash_prefill import (
     NUM_TEXT_TOKENS,
+    PrefillSettings,
     bootstrap,
     cache_mib,
     compare,
     compare_writing,
     make_prompt,
+    measure_prefill,
     prefill,
     see,
+    show,
     without_times,
 )
 from flash_models import FULL, SHORT, make_flash_model
+
+from benchmarks import flash_prefill
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +87,19 @@ def test_ratios_are_kept_and_absolute_times_are_not():
          "writing": {"tokens_per_second": [1.0, 2.0], "interval": [1, 3]}}
     )  # fmt: skip
     assert kept == {"size": "1B", "prefill": {"speedup": 2.0}, "writing": {"interval": [1, 3]}}
+
+
+def test_everything_is_measured_on_the_prompt_that_is_asked_for(monkeypatch, capsys):
+    monkeypatch.setattr(flash_prefill, "build_model", lambda size, is_gpu: make_flash_model())
+    found = measure_prefill(PrefillSettings("1B", 3, 2, repeats=1, num_new_tokens=2))
+    left = FULL + 2 * SHORT
+    assert found["prompt_tokens"] == [NUM_TEXT_TOKENS + 3 * FULL, NUM_TEXT_TOKENS + left]
+    assert found["visual_token_share"] == round(left / (3 * FULL), 4)
+    assert found["prefill"]["speedup"] > 0
+    show(found)
+    printed = capsys.readouterr().out
+    rates = [
+        count / seconds
+        for count, seconds in zip(found["prompt_tokens"], found["prefill"]["seconds"], strict=True)
+    ]
+    assert f"prompt tokens/s read: {rates[0]:.1f}, compressed {rates[1]:.1f}" in printed
