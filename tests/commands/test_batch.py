@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from batch_stubs import EchoEngine, StubChat
 
+from internvl35 import Question, SamplingSettings, load
 from internvl35.commands import batch
 from internvl35.serve.batch_input import URL
 
@@ -135,6 +136,47 @@ def test_mistakes_are_told_before_a_model_is_loaded(run, files, tmp_path, monkey
     doubled = write_rows(tmp_path / "doubled.jsonl", [make_row("a", "x"), make_row("a", "y")])
     assert '"a" on lines 1 and 2' in run("batch", doubled, target)[2]
     assert not target.exists()
+
+
+def test_answers_are_those_of_a_chat(run, random_checkpoint, wide_picture, tmp_path):
+    chat = load(random_checkpoint)
+    shown = {"type": "image_url", "image_url": {"url": wide_picture.name}}
+    questions = {
+        "text": Question("Who are you?"),
+        "one": Question("What is it?", [wide_picture]),
+        "two": Question("Describe the two images in detail.", [wide_picture] * 2),
+        "again": Question("What is it?", [wide_picture]),
+    }
+    rows = [
+        make_row(
+            name, [*[shown] * len(question.images), {"type": "text", "text": question.text}],
+            logprobs=True,
+        )
+        for name, question in questions.items()
+    ]  # fmt: skip
+    rows.append(make_row("outside", [{"type": "image_url", "image_url": {"url": "../x.png"}}]))
+    source, target = write_rows(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    code, out, err = run(
+        "batch", source, target, "--model", random_checkpoint, "--max-tokens", 8,
+        "--media-root", wide_picture.parent, "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    found = {line["custom_id"]: line["response"] for line in read(target)}
+    assert found.pop("outside")["status_code"] == 400
+    replies = chat.ask_batch(
+        list(questions.values()), SamplingSettings(max_tokens=8), has_logprobs=True
+    )
+    for name, reply in zip(questions, replies, strict=True):
+        (choice,) = found[name]["body"]["choices"]
+        assert choice["message"]["content"] == reply.text
+        assert choice["finish_reason"] == reply.finish_reason
+        usage = found[name]["body"]["usage"]
+        assert usage["prompt_tokens"] == reply.num_prompt_tokens
+        assert usage["completion_tokens"] == reply.num_new_tokens
+        values = [token["logprob"] for token in choice["logprobs"]["content"]]
+        assert reply.logprobs is not None
+        assert values == pytest.approx(reply.logprobs[: len(values)], abs=1e-4)
+    assert json.loads(out)["this_run"]["num_tiles"] == sum(reply.num_tiles for reply in replies)
 
 
 def test_a_kill_loses_and_doubles_no_row(tmp_path):

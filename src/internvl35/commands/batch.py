@@ -6,6 +6,7 @@ Rows are answered by :mod:`internvl35.serve.batch_run`. No counterpart in the pa
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -68,7 +69,8 @@ class RowOptions:
 
         root = None if self.media_root is None else Path(self.media_root).expanduser()
         media = MediaRules(root, self.allow_http)
-        return RowSettings(sampling, flash.settings(), media, BatchLimits(max_rows=self.max_rows))
+        limits = BatchLimits(self.max_rows, num_workers=min(8, os.cpu_count() or 1))
+        return RowSettings(sampling, flash.settings(), media, limits)
 
     @property
     def pictures(self) -> PictureOptions:
