@@ -89,15 +89,16 @@ def test_choices_cannot_be_taken_for_a_tile():
 
 operations = st.lists(
     st.one_of(
-        st.tuples(st.just("keep"), st.sampled_from("abcdefg"), st.integers(1, 6)),
+        st.tuples(st.just("keep"), st.sampled_from("abcdefg"), st.integers(1, 4)),
         st.tuples(st.just("find"), st.sampled_from("abcdefg"), st.just(0)),
         st.tuples(st.just("clear"), st.just("a"), st.just(0)),
     ),
-    max_size=40,
+    min_size=8,
+    max_size=30,
 )
 
 
-@given(room=st.integers(0, 12), operations=operations)
+@given(room=st.integers(0, 8), operations=operations)
 def test_what_is_kept_is_what_a_list_of_the_last_used_keeps_and_never_too_much(room, operations):
     cache, expected = FeatureCache(4 * room), []  # names and sizes, used last at the end
     for operation, name, size in operations:
@@ -120,6 +121,15 @@ def test_what_is_kept_is_what_a_list_of_the_last_used_keeps_and_never_too_much(r
         assert [n in dict(expected) for n in "abcdefg"] == [key(n) in cache for n in "abcdefg"]
         assert len(cache) == len(expected)
         assert cache.num_bytes == 4 * sum(n for _, n in expected) <= cache.max_bytes
+
+
+def test_what_was_used_last_stays():
+    cache = FeatureCache(4 * 3)
+    for name in "abc":
+        cache.keep(key(name), tiles(1))
+    cache.find(key("a"))
+    cache.keep(key("d"), tiles(1))
+    assert [key(name) in cache for name in "abcd"] == [True, False, True, True]
 
 
 def test_a_part_of_a_batch_does_not_hold_the_batch():

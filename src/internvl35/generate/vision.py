@@ -225,7 +225,6 @@ class VisionStage:
             piece.waiting.pop((job.key, index), None)
             if not piece.waiting and self._pieces.get(piece.key) is piece:
                 del self._pieces[piece.key]
-        job.pieces.clear()
 
     def forget_pictures(self) -> None:
         """Forget all visual tokens that were kept, as is needed when weights have changed."""
@@ -343,7 +342,6 @@ class VisionStage:
         if self._pieces.get(piece.key) is piece:
             del self._pieces[piece.key]
         waiting, piece.waiting = piece.waiting, {}
-        piece.patches.clear()
         return waiting
 
     def _complete(self, job: _Job) -> None:
