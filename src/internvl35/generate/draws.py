@@ -23,8 +23,14 @@ from internvl35.generate.sampling import SamplingSettings
 
 Array: TypeAlias = NDArray[Any]
 
-HEAD: Final = 128
+LARGE: Final = 16_384
+"""Vocabularies from here on are large."""
+
+SMALL_HEAD, LARGE_HEAD = 32, 128
 """Tokens that are put in order at first, at least."""
+
+SMALL_BLOCK, LARGE_BLOCK = 16, 64
+"""Tokens of a block, of which the likeliest tells whether any can be among the first."""
 
 LONGEST_HEAD: Final = 1024
 """Longest top-k for which as many tokens are put in order at first."""
@@ -124,7 +130,7 @@ def find_heads(scores: Tensor, num_wanted: Array) -> Heads:
         As many tokens or more, or whole rows; tokens of -inf are left out.
     """
     width = scores.shape[1]
-    block = 64 if width >= 64 * 2 * HEAD else 16
+    block = SMALL_BLOCK if width < LARGE else LARGE_BLOCK
     num_full = width // block
     is_whole = num_wanted > num_full
     if is_whole.all():
@@ -140,21 +146,28 @@ def find_heads(scores: Tensor, num_wanted: Array) -> Heads:
     columns = blocks[:, None] * block + torch.arange(block, device=scores.device)
     cells = scores[rows[:, None], columns.clamp(max=width - 1)]  # (blocks taken, block)
     is_taken = (cells >= bounds[rows]) & (cells > -torch.inf) & (columns < width)
-    return _order(
+    found = (
         rows[:, None].expand_as(cells)[is_taken].cpu().numpy(),
         columns[is_taken].cpu().numpy(),
         cells[is_taken].cpu().numpy(),
-        bounds[:, 0].cpu().numpy() == -np.inf,
     )
+    return _order(*found, bounds[:, 0].cpu().numpy() == -np.inf, int(num_wanted.max()))
 
 
-def _order(rows: Array, columns: Array, values: Array, is_whole: Array) -> Heads:
+def _order(rows: Array, columns: Array, values: Array, is_whole: Array, num_wanted: int) -> Heads:
     """Order what was found, which comes by rows, and by token ids within them."""
     lengths = np.bincount(rows, minlength=len(is_whole))
     places = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     table = np.full((len(is_whole), max(int(lengths.max()), 1)), -np.inf)
-    token_ids = np.zeros(table.shape, dtype=np.int64)
     table[rows, places] = values
+    if table.shape[1] > 2 * num_wanted:  # likely tokens stood side by side
+        last = -np.partition(-table, num_wanted - 1, axis=1)[:, num_wanted - 1]
+        is_kept = values >= last[rows]
+        if np.count_nonzero(is_kept) < len(values) // 2:
+            rows, columns, values = rows[is_kept], columns[is_kept], values[is_kept]
+            is_whole = is_whole & (np.bincount(rows, minlength=len(is_whole)) == lengths)
+            return _order(rows, columns, values, is_whole, num_wanted)
+    token_ids = np.zeros(table.shape, dtype=np.int64)
     token_ids[rows, places] = columns
     order = np.argsort(-table, axis=1, kind="stable")
     table = np.take_along_axis(table, order, 1)
@@ -225,13 +238,14 @@ class _Knobs:
     @classmethod
     def of(cls, settings: Sequence[SamplingSettings], width: int) -> _Knobs:
         """Gather them; a top-k of the whole vocabulary or more is none."""
+        head = SMALL_HEAD if width < LARGE else LARGE_HEAD
         top_k = np.array([one.top_k if one.top_k < width else 0 for one in settings])
         return cls(
             np.array([max(one.temperature, COLDEST) for one in settings]),
             top_k,
             np.array([one.top_p for one in settings], dtype=np.float64),
             np.array([one.min_p for one in settings], dtype=np.float64),
-            np.where((top_k > 0) & (top_k <= LONGEST_HEAD), top_k, HEAD),
+            np.where((top_k > 0) & (top_k <= LONGEST_HEAD), top_k, head),
         )
 
 
@@ -241,7 +255,8 @@ def _draw_from_heads(
     """Draw where the heads suffice.
 
     What top-k, top-p and min-p keep are beginnings of one order, so the shortest is the one of
-    least weight. A weight of infinity stands for a beginning that ends behind the head.
+    least weight. A weight of infinity stands for a beginning that ends behind the head, NaN for
+    one that may end anywhere.
 
     Returns:
         ``(B,)`` token ids, -1 for a row whose token, or what is kept of it, lies behind the head.
@@ -262,6 +277,7 @@ def _draw_from_heads(
     last = np.minimum(np.count_nonzero(sums < goal[:, None], axis=1), end)
     of_p = np.take_along_axis(sums, last[:, None], 1)[:, 0]
     of_p[is_cut & (covered < goal)] = np.inf
+    of_p[kept == np.inf] = np.nan  # a share of what is not known
     kept = np.where(knobs.top_p < 1, of_p, kept)
 
     is_likely = weights >= knobs.min_p[:, None]
