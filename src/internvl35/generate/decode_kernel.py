@@ -62,7 +62,7 @@ def _load(typing_context, array, index):  # type: ignore[no-untyped-def]
 
     def write(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         stored = ir.VectorType(ir.IntType(16), LANES) if is_half else _IR_VECTOR
-        place = _address(context, builder, array, *arguments, stored)
+        place = _address(context, builder, array, arguments[0], arguments[1], stored)
         found = builder.load(place, align=2 if is_half else 4)
         if not is_half:
             return found
@@ -79,7 +79,7 @@ def _prefetch(typing_context, array, index):  # type: ignore[no-untyped-def]
 
     def write(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         byte, word = ir.IntType(8), ir.IntType(32)
-        place = _address(context, builder, array, *arguments, byte)
+        place = _address(context, builder, array, arguments[0], arguments[1], byte)
         kind = ir.FunctionType(ir.VoidType(), [byte.as_pointer(), word, word, word])
         function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
         builder.call(function, [place, *(ir.Constant(word, one) for one in (0, 2, 1))])
@@ -92,7 +92,7 @@ def _store(typing_context, array, index, vector):  # type: ignore[no-untyped-def
     """Write sixteen float32."""
 
     def write(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        place = _address(context, builder, array, *arguments[:2], _IR_VECTOR)
+        place = _address(context, builder, array, arguments[0], arguments[1], _IR_VECTOR)
         builder.store(arguments[2], place, align=4)
 
     return types.void(array, types.intp, _VECTOR), write
@@ -140,9 +140,10 @@ def _store_sums(typing_context, array, index, one, two, three, four):  # type: i
         for vector in arguments[2:]:
             eight = add(vector, vector, range(8), range(8, 16))
             narrow.append(add(eight, eight, range(4), range(4, 8)))
-        pairs = [add(*narrow[at : at + 2], (0, 1, 4, 5), (2, 3, 6, 7)) for at in (0, 2)]
-        sums = add(*pairs, (0, 2, 4, 6), (1, 3, 5, 7))
-        place = _address(context, builder, array, *arguments[:2], sums.type)
+        early = add(narrow[0], narrow[1], (0, 1, 4, 5), (2, 3, 6, 7))
+        late = add(narrow[2], narrow[3], (0, 1, 4, 5), (2, 3, 6, 7))
+        sums = add(early, late, (0, 2, 4, 6), (1, 3, 5, 7))
+        place = _address(context, builder, array, arguments[0], arguments[1], sums.type)
         builder.store(sums, place, align=4)
 
     return types.void(array, types.intp, _VECTOR, _VECTOR, _VECTOR, _VECTOR), write
@@ -351,7 +352,7 @@ def attend_pages(
     output = torch.empty(query.shape, dtype=torch.float32)
     logits = torch.full((num_heads,), _NO_SINK) if sinks is None else sinks.detach().float()
     limit = 2**31 - 1 if window is None else window
-    given = (
+    given: tuple[Any, ...] = (
         (query.float() * scaling).contiguous().flatten(1).numpy(), _bits(keys), _bits(values),
         (num_shared, size, num_heads // num_shared, width), tables.contiguous().numpy(),
         lengths.contiguous().numpy(), limit, logits.contiguous().numpy(), output.flatten(1).numpy(),
