@@ -38,6 +38,9 @@ FACTOR = 2.0
 EMPTY = 3.0
 """Sides of an empty ground, as a multiple of those of the drawing in its corner."""
 
+PANEL = 260
+"""Longest side of a picture's tiles, pixels."""
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Ask about the pictures and draw their tiles.
@@ -113,6 +116,7 @@ def draw_sheet(
             join_replies([look(chat, image, flash) for image in row]),
             config.tokens_per_tile,
             config.compressed_tokens_per_tile,
+            PANEL,
         )
         for row in rows
     ]

@@ -41,13 +41,16 @@ class _Tile:
     num_tokens: int
 
 
-def draw_tiles(reply: Reply, tokens_per_tile: int, compressed_tokens: int) -> Image.Image:
+def draw_tiles(
+    reply: Reply, tokens_per_tile: int, compressed_tokens: int, panel: int = PANEL
+) -> Image.Image:
     """Draw every picture and frame of a conversation, tile by tile, side by side.
 
     Args:
         reply: the answer whose prompt held them.
         tokens_per_tile: visual tokens of a tile.
         compressed_tokens: visual tokens of a compressed one.
+        panel: longest side of a picture's tiles, pixels, unless the tiles would be too small.
 
     Returns:
         The sheet: tiles at their places, thumbnail to the right; compressed ones tinted, each with
@@ -66,7 +69,7 @@ def draw_tiles(reply: Reply, tokens_per_tile: int, compressed_tokens: int) -> Im
             is_compressed = next(chosen)
             num_tokens = compressed_tokens if is_compressed else tokens_per_tile
             tiles.append(_Tile(_to_image(values), is_compressed, next(scores), num_tokens))
-        panels.append(_draw_panel(number, tiles, grid))
+        panels.append(_draw_panel(number, tiles, grid, panel))
     return _lay_out(panels)
 
 
@@ -112,8 +115,8 @@ def _to_image(values: Tensor) -> Image.Image:
     return Image.fromarray(np.clip(np.rint(levels * 255), 0, 255).astype(np.uint8))
 
 
-def _draw_panel(number: int, tiles: Sequence[_Tile], grid: Grid) -> Image.Image:
-    side = min(LARGEST_TILE, max(SMALLEST_TILE, PANEL // max(grid)))
+def _draw_panel(number: int, tiles: Sequence[_Tile], grid: Grid, longest: int) -> Image.Image:
+    side = min(LARGEST_TILE, max(SMALLEST_TILE, longest // max(grid)))
     has_thumbnail = len(tiles) > grid.columns * grid.rows
     line = TEXT + 2 * FRAME
     width = grid.columns * side + has_thumbnail * (side + MARGIN)
