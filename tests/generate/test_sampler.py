@@ -59,8 +59,9 @@ def write(rows, num_steps, seed=0):
 class Words:
     """A grammar that allows the tokens of a list one after the other."""
 
-    def __init__(self, *steps):
+    def __init__(self, *steps, fault=None):
         self.steps = list(steps)
+        self.fault = fault
 
     def allowed(self):
         mask = torch.zeros(WIDTH, dtype=torch.bool)
@@ -89,7 +90,7 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_an_answer_does_not_depend_on_the_answers_beside_it(data):
     wanted = data.draw(st.lists(OPTIONS, min_size=2, max_size=5))
@@ -255,6 +256,12 @@ def test_a_row_of_which_nothing_is_left_or_finite_fails_alone(temperature):
     assert "no token is left" in choices[3].error
     alone = Sampler(WIDTH).choose(logits[1:2], [row_of(**options)])
     assert alone == choices[1:2]
+
+
+def test_a_grammar_that_cannot_go_on_says_why_in_its_own_words():
+    row = row_of(grammar=Words([], fault="too deep"))
+    choices = Sampler(WIDTH).choose(logits_of(2), [row, row_of()])
+    assert [choice.error for choice in choices] == ["too deep", None]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -35,6 +35,11 @@ _NO_IDS: Final = np.zeros(0, dtype=np.int64)
 class TokenGrammar(Protocol):
     """What an answer may go on with; see :mod:`internvl35.generate.grammar`."""
 
+    @property
+    def fault(self) -> str | None:
+        """Why the answer cannot go on; None if it can."""
+        ...
+
     def allowed(self) -> Tensor:
         """Return ``(W,)`` bool, True for tokens that may come next."""
         ...
@@ -243,8 +248,8 @@ class Sampler:
         self, logits: Tensor, rows: Sequence[SamplingRow], token_ids: Array, best: Array
     ) -> list[Choice]:
         choices = [
-            Choice(int(token_id)) if np.isfinite(highest) else Choice(-1, error=_why(highest))
-            for token_id, highest in zip(token_ids, best, strict=True)
+            Choice(int(token_id)) if np.isfinite(highest) else Choice(-1, error=_why(row, highest))
+            for row, token_id, highest in zip(rows, token_ids, best, strict=True)
         ]
         asked = [
             index
@@ -283,7 +288,10 @@ class Sampler:
         return scores
 
 
-def _why(highest: float) -> str:
+def _why(row: SamplingRow, highest: float) -> str:
+    """Tell why a row has no token, of which this is the highest logit."""
+    if row.grammar is not None and row.grammar.fault is not None:
+        return row.grammar.fault
     if highest == -np.inf:
         return "no token is left that structure, bans and bias allow; allow more"
     return "the network's logits are not finite; look for features or weights that are not"
