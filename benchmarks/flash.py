@@ -258,8 +258,9 @@ def ask_flash(
     found = {name: inquiry.ask(flash, settings) for name, settings in policies.items()}
     chosen = found[threshold_name(own)]
     rate = sum(one.num_compressed for one in chosen) / sum(one.num_tiles for one in chosen)
+    family = inquiry.drawings[0].family
     for number in range(num_random):
-        with routed_at_random(flash.model, number):
+        with routed_at_random(flash.model, f"{family}/{number}"):
             found[f"{RANDOM} {number}"] = inquiry.ask(flash, random_settings(rate))
     return found
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -90,13 +91,13 @@ class RandomRouter(nn.Module):
     """Judges tiles by chance: scores are even from 0 to 1.
 
     Args:
-        seed: of the scores.
+        seed: of the scores; any text.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: str) -> None:
         """Begin at the seed."""
         super().__init__()
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(crc32(seed.encode()))
 
     def scores(self, patches: Tensor) -> Tensor:
         """Draw a score for each tile ``(N, G, G, C)``; returns ``(N,)`` in float32."""
@@ -104,12 +105,12 @@ class RandomRouter(nn.Module):
 
 
 @contextmanager
-def routed_at_random(model: VisionLanguageModel, seed: int) -> Iterator[None]:
+def routed_at_random(model: VisionLanguageModel, seed: str) -> Iterator[None]:
     """Put a :class:`RandomRouter` in the place of a model's router for a while.
 
     Args:
         model: a Flash model.
-        seed: of the scores.
+        seed: of the scores; another one for every family, or all would share their choices.
     """
     own = model.router
     model.router = cast(Router, RandomRouter(seed))

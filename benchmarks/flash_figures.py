@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.flash_answers import Answer, Answers
+from internvl35.errors import ConfigError
 from internvl35.scoring import wilson_interval
 
 NUM_DRAWS = 2000
@@ -106,9 +107,17 @@ def policy_figures(
     Returns:
         ``accuracy``, ``retention``, ``visual_token_share``, each with its interval, and
         ``compressed_share``.
+
+    Raises:
+        ConfigError: if the base has no right answer.
     """
     sizes = [len(found[base]) for found in families.values()]
     own, whole = pool(families, policies), pool(families, [base])
+    if not whole.right.any():
+        raise ConfigError(
+            f"the base answered none of {len(whole.right)} questions rightly, so there is nothing "
+            "to keep; ask about more pictures, or take a better base"
+        )
     everything = np.ones(len(own.right))
     return {
         "accuracy": bootstrap(sizes, share(own.right, everything)),

@@ -30,7 +30,7 @@ from benchmarks.flash_figures import (
 from flash_models import FULL, SHORT, make_flash_model
 from PIL import Image
 
-from benchmarks import flash, flash_attribution, flash_tiles
+from benchmarks import flash, flash_answers, flash_attribution, flash_tiles
 from internvl35 import AutoTokenizer, FlashSettings
 from internvl35.chat import Chat
 from internvl35.data.synthetic import FAMILIES
@@ -43,6 +43,12 @@ FEW = Asking(("counting", "shapes"), num_pictures=3, max_tokens=2, max_questions
 def answers(rights, compressed=0, tiles=5):
     tokens = FULL * tiles - (FULL - SHORT) * compressed
     return [Answer(bool(right), tiles, compressed, tokens) for right in rights]
+
+
+def judge_by_tiles(drawing, reply):
+    """Random weights know nothing; here an answer is right if a tile keeps its tokens."""
+    is_right = reply.num_compressed_tiles < reply.num_tiles
+    return Answer(is_right, reply.num_tiles, reply.num_compressed_tiles, reply.num_visual_tokens)
 
 
 def shorten(measurement):
@@ -98,7 +104,7 @@ def test_chance_compresses_the_share_that_is_asked_for_and_the_router_comes_back
     own = chat.model.router
     drawings = Asking(("counting",), num_pictures=12, max_tokens=1).drawings("counting")
     inquiry = Inquiry(FEW, drawings)
-    with routed_at_random(chat.model, 0):
+    with routed_at_random(chat.model, "a"):
         few = inquiry.ask(chat, random_settings(0.2))
         none = inquiry.ask(chat, random_settings(0.0))
         everything = inquiry.ask(chat, random_settings(1.0))
@@ -109,7 +115,7 @@ def test_chance_compresses_the_share_that_is_asked_for_and_the_router_comes_back
     assert sum(one.num_compressed for one in few) > 0
     assert sum(one.num_compressed for one in none) == 0
     assert sum(one.num_compressed for one in everything) == num_tiles
-    draws = [RandomRouter(seed).scores(torch.zeros(9, 2, 2, 3)).tolist() for seed in (0, 0, 1)]
+    draws = [RandomRouter(seed).scores(torch.zeros(9, 2, 2, 3)).tolist() for seed in "aab"]
     assert draws[0] == draws[1] != draws[2]
 
 
@@ -158,6 +164,12 @@ def test_answers_that_differ_nowhere_are_kept_for_certain_whatever_is_right():
     assert found["accuracy"]["low"] < 0.75 < found["accuracy"]["high"]
 
 
+def test_a_base_without_a_right_answer_is_refused():
+    families = {"a": {"base": answers([0, 0]), "x": answers([1, 0])}}
+    with pytest.raises(ConfigError, match="the base answered none of 2 questions rightly"):
+        policy_figures(families, ["x"], "base")
+
+
 def test_several_draws_are_averaged_picture_by_picture():
     families = {"a": {"base": answers([1, 1]), "0": answers([1, 0]), "1": answers([1, 1])}}
     assert policy_figures(families, ["0", "1"], "base")["retention"]["value"] == 0.75
@@ -179,6 +191,7 @@ def test_the_whole_measurement_goes_on_behind_a_family_that_was_finished(
     ]  # fmt: skip
     monkeypatch.setattr(flash, "NUM_JUDGED", 2)
     read = flash.read_measurement
+    monkeypatch.setattr(flash_answers, "judge", judge_by_tiles)
     monkeypatch.setattr(flash, "read_measurement", lambda given: shorten(read(given)))
     asked = []
     original = flash.ask_base
@@ -200,6 +213,8 @@ def test_the_whole_measurement_goes_on_behind_a_family_that_was_finished(
     assert {"retention", "visual_token_share", "retention_random_routing"} <= set(found)
     assert found["threshold"] == 0.2  # of the checkpoint
     assert found["policies"]["off"]["visual_token_share"]["value"] == 1.0
+    assert found["policies"]["off"]["retention"]["value"] == 1.0
+    assert found["policies"]["all"]["retention"]["value"] == 0.0
     assert found["policies"]["all"]["visual_token_share"]["value"] == SHORT / FULL
     rows = [name for name in found["policies"] if name.startswith("absolute")]
     shares = [found["policies"][row]["compressed_share"] for row in rows]
