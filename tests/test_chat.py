@@ -6,6 +6,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from one_pass import score_tokens
 from PIL import Image
 
 from internvl35 import Question, SamplingSettings, Video, load
@@ -13,7 +14,6 @@ from internvl35.chat import Chat
 from internvl35.config import TileSettings
 from internvl35.data.prompt import PromptSettings
 from internvl35.errors import CheckpointError, ConfigError, MediaError, PromptError
-from internvl35.evals.predictions import score_tokens
 from internvl35.generate.runner import generate, generation_options
 
 SHORT = SamplingSettings(max_tokens=10)

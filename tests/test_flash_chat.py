@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from flash_models import FULL, SHORT, make_flash_model
+from one_pass import score_tokens
 from PIL import Image
 
 from internvl35 import AutoTokenizer, FlashSettings, Question, SamplingSettings, Video, load
@@ -16,7 +17,7 @@ from internvl35.chat import Chat
 from internvl35.data.prompt import CONTENT_TOKENS, PromptSettings
 from internvl35.dropin import InternVLChatModel
 from internvl35.errors import ConfigError, PromptError
-from internvl35.evals.predictions import score_tokens
+from internvl35.generate.routing import route
 from internvl35.generate.runner import generate
 
 GREEDY = {"max_new_tokens": 8, "do_sample": False}
@@ -158,7 +159,7 @@ def test_log_probabilities_are_those_of_one_pass_over_the_short_prompt(chat, pic
     question = Question("It?", pictures)
     (reply,) = chat.ask_batch([question], BRIEF, has_logprobs=True)
     _, request = chat._prepare(question)
-    (routed,) = chat.route([request], [None])
+    (routed,) = route(chat.model, [request])
     (ids,) = generate(chat.model, [routed], GREEDY, chat.rules)
     # one pass over prompt and answer, without padding or a cache
     assert reply.logprobs == pytest.approx(score_tokens(chat, routed, ids), abs=1e-4)

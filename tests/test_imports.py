@@ -2,7 +2,7 @@
 
 errors <- config <- scoring <- data; config <- model; {model, data} <- generate
 hub_choice beside config
-generate <- {chat, dropin, train}; generate <- conversation <- chat
+generate <- {chat, dropin, train}; generate <- conversation <- replies <- chat
 {chat, conversation} <- {serve, evals}
 cli, its commands, web and the package's front see all.
 """
@@ -36,11 +36,12 @@ MAY_IMPORT = {
     "data": GROUND | {"scoring"},  # a drawn task knows how its answer is scored
     "generate": MIDDLE,
     "conversation": GROUND | {"data", "generate"},
-    "chat": UPPER | {"conversation"},
+    "replies": UPPER | {"conversation"},
+    "chat": UPPER | {"conversation", "replies"},
     "dropin": UPPER,
     "serve": UPPER | {"chat", "conversation"},  # what it builds its prompts with
     "train": UPPER,
-    "evals": UPPER | {"chat", "conversation"},
+    "evals": UPPER | {"chat", "conversation", "replies"},
 }
 SEES_ALL = {"cli", "commands", "web", "__init__", "__main__"}
 SHARE_ONLY = {("serve", "vision"): "messages", ("serve", "language"): "messages"}

@@ -7,8 +7,9 @@ API stands in :mod:`internvl35.dropin`. Paper section 2.1.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from internvl35.config import TINY, TileSettings
-from internvl35.conversation import Conversation, Piece, Question, Reply, Video
+from internvl35.conversation import Conversation, Question, Reply, Video
 from internvl35.data.frames import DEFAULT_VIDEOS, VideoSettings
 from internvl35.data.images import DEFAULT_IMAGES, ImageSettings, ImageSource, open_image
 from internvl35.data.messages import Message, insert_marks, mark_images, video_marks
@@ -27,14 +28,17 @@ from internvl35.data.tiles import Grid, choose_grid, make_pixel_values
 from internvl35.data.tokenizer import load_tokenizer
 from internvl35.data.video import read_frames
 from internvl35.errors import ConfigError
+from internvl35.generate.engine import Engine
+from internvl35.generate.engine_settings import EngineSettings
+from internvl35.generate.engine_thread import EngineThread
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.request import Request
-from internvl35.generate.routing import fewest_tokens, route
+from internvl35.generate.routing import fewest_tokens
 from internvl35.generate.rules import check_tokens, stop_rules
-from internvl35.generate.runner import generate, generate_scored, generation_options, stream
 from internvl35.generate.sampling import SamplingSettings
 from internvl35.model.composite import VisionLanguageModel
 from internvl35.model.hub import resolve_checkpoint, take_hub_options
+from internvl35.replies import ReplyStream, make_reply
 
 DEFAULT_SAMPLING = SamplingSettings()
 
@@ -82,6 +86,19 @@ class Chat:
         )
         check_tokens(model, self.builder)
         self.rules = stop_rules(tokenizer, self.builder)
+        self._engine: EngineThread | None = None
+        self._start = threading.Lock()
+
+    @property
+    def engine(self) -> EngineThread:
+        """What answers; it is built with the first question, and shared by all threads that ask."""
+        with self._start:
+            if self._engine is None:
+                settings = EngineSettings(max_prompt_tokens=self.builder.settings.max_tokens)
+                self._engine = EngineThread(
+                    Engine(self.model, self.rules, tokenizer=self.tokenizer, settings=settings)
+                )
+            return self._engine
 
     def ask(
         self,
@@ -148,11 +165,31 @@ class Chat:
             MediaError: if a picture or video cannot be read.
             PromptError: if marks and pictures do not match, or the prompt is too long.
         """
-        started = time.perf_counter()
-        question = Question(text, images, video, conversation or Conversation(), flash)
-        asked, request = self._prepare(question)
-        (request,) = self.route([request], [flash])
-        return ReplyStream(self, asked, request, sampling, started)
+        asked, request = self._prepare(
+            Question(text, images, video, conversation or Conversation(), flash)
+        )
+        return self.read(asked, request, sampling, flash)
+
+    def read(
+        self,
+        asked: Conversation,
+        request: Request,
+        sampling: SamplingSettings = DEFAULT_SAMPLING,
+        flash: FlashSettings | None = None,
+    ) -> ReplyStream:
+        """Answer a request that is prepared, and read the answer while it is written.
+
+        Args:
+            asked: the conversation that it ends.
+            request: see :meth:`prepare`.
+            sampling: how the answer is chosen.
+            flash: which tiles are compressed; see :class:`Question`.
+
+        Returns:
+            As of :meth:`stream`.
+        """
+        updates = self.engine.read(request, sampling, flash=flash)
+        return ReplyStream(asked, updates, time.perf_counter())
 
     def ask_batch(
         self,
@@ -166,8 +203,7 @@ class Chat:
 
         Args:
             questions: at least one.
-            sampling: how the answers are chosen; with a temperature, the draws of one question
-                depend on its place in the batch.
+            sampling: how the answers are chosen.
             has_logprobs: whether replies say how likely their tokens were.
             flash: which tiles are compressed, for questions that do not say it themselves.
 
@@ -184,32 +220,18 @@ class Chat:
         started = time.perf_counter()
         questions = [replace(question, flash=question.flash or flash) for question in questions]
         prepared = [self._prepare(question) for question in questions]
-        requests = self.route(
-            [request for _, request in prepared], [question.flash for question in questions]
-        )
-        options = generation_options(sampling)
-        values: list[tuple[float, ...] | None] = [None] * len(requests)
         if has_logprobs:
-            scored = generate_scored(
-                self.model, requests, options, self.rules,
-                seed=sampling.seed, tokenizer=self.tokenizer,
-            )  # fmt: skip
-            answers = [[token_id for token_id, _ in tokens] for tokens in scored]
-            values = [tuple(value for _, value in tokens) for tokens in scored]
-        else:
-            answers = generate(
-                self.model, requests, options, self.rules,
-                seed=sampling.seed, tokenizer=self.tokenizer,
-            )  # fmt: skip
+            sampling = replace(sampling, num_logprobs=0)
+        completions = self.engine.generate(
+            [request for _, request in prepared], sampling,
+            flash=[question.flash for question in questions],
+        )  # fmt: skip
         seconds = time.perf_counter() - started
         replies = [
-            self._reply(asked, request, token_ids, sampling, seconds, None)
-            for (asked, _), request, token_ids in zip(prepared, requests, answers, strict=True)
+            make_reply(asked, completion, seconds)
+            for (asked, _), completion in zip(prepared, completions, strict=True)
         ]
-        return [
-            replace(reply, logprobs=logprobs)
-            for reply, logprobs in zip(replies, values, strict=True)
-        ]
+        return [replace(reply, seconds_to_first_token=None) for reply in replies]
 
     def _prepare(self, question: Question) -> tuple[Conversation, Request]:
         shown = [self.cut(image) for image in question.images]
@@ -273,27 +295,6 @@ class Chat:
         self.builder.check_length(fewest_tokens(request, flash, self.model.config))
         return request
 
-    def route(
-        self, requests: Sequence[Request], flash: Sequence[FlashSettings | None]
-    ) -> list[Request]:
-        """Compress tiles of requests, each on its own, and check that their prompts fit.
-
-        Args:
-            requests: prompts with their tiles.
-            flash: which tiles of each are compressed; see :class:`Question`.
-
-        Returns:
-            Requests to generate from; on checkpoints without a router the same ones.
-
-        Raises:
-            ConfigError: if tiles shall be compressed but the checkpoint has no router.
-            PromptError: if a prompt is too long.
-        """
-        routed = route(self.model, requests, flash)
-        for request in routed:
-            self.builder.check_length(len(request.prompt))
-        return routed
-
     def _frames(self, video: Video | str | PathLike[str]) -> list[Tensor]:
         chosen = video if isinstance(video, Video) else Video(video)
         found = read_frames(chosen.source, chosen.num_frames, chosen.bound, self.videos)
@@ -317,112 +318,6 @@ class Chat:
         for mark in stop:
             answer = answer.split(mark)[0]
         return thinking, answer.strip()
-
-    def _reply(
-        self,
-        asked: Conversation,
-        request: Request,
-        token_ids: Sequence[int],
-        sampling: SamplingSettings,
-        seconds: float,
-        seconds_to_first_token: float | None,
-    ) -> Reply:
-        thinking, text = self.decode(token_ids, sampling.stop)
-        is_ended = bool(token_ids) and token_ids[-1] in self.rules.end_token_ids
-        is_cut = not is_ended and len(token_ids) >= sampling.max_tokens
-        spans = request.prompt.image_spans
-        answer = Message("assistant", text, thinking=thinking)
-        return Reply(
-            text=text,
-            thinking=thinking,
-            finish_reason="length" if is_cut else "stop",
-            num_prompt_tokens=len(request.prompt),
-            num_visual_tokens=sum(span.num_tokens for span in spans),
-            num_tiles=sum(span.num_tiles for span in spans),
-            num_new_tokens=len(token_ids),
-            seconds=seconds,
-            seconds_to_first_token=seconds_to_first_token,
-            conversation=replace(asked, messages=(*asked.messages, answer)),
-            num_compressed_tiles=0 if request.routing is None else request.routing.num_compressed,
-            routing=request.routing,
-        )
-
-
-class ReplyStream(Iterator[Piece]):
-    """An answer as it is written; ``reply`` holds the whole once it has ended."""
-
-    def __init__(
-        self,
-        chat: Chat,
-        asked: Conversation,
-        request: Request,
-        sampling: SamplingSettings,
-        started: float,
-    ) -> None:
-        """Start to generate; see :meth:`Chat.stream`."""
-        self.reply: Reply | None = None
-        self._pieces = self._run(chat, asked, request, sampling, started)
-
-    def __next__(self) -> Piece:
-        """Return the next piece."""
-        return next(self._pieces)
-
-    def close(self) -> None:
-        """End the generation early; there is no reply then."""
-        self._pieces.close()
-
-    def _run(
-        self,
-        chat: Chat,
-        asked: Conversation,
-        request: Request,
-        sampling: SamplingSettings,
-        started: float,
-    ) -> Generator[Piece]:
-        token_ids: list[int] = []
-        shown = {True: "", False: ""}
-        first: float | None = None
-        tokens = stream(
-            chat.model, request, generation_options(sampling), chat.rules,
-            seed=sampling.seed, tokenizer=chat.tokenizer,
-        )  # fmt: skip
-        try:
-            for token_id in tokens:
-                first = first if first is not None else time.perf_counter() - started
-                token_ids.append(token_id)
-                yield from _news(chat.decode(token_ids, sampling.stop), shown, sampling.stop)
-        finally:
-            tokens.close()
-        thinking, answer = chat.decode(token_ids, sampling.stop)
-        for is_thinking, text in ((True, thinking or ""), (False, answer)):
-            if rest := text[len(shown[is_thinking]) :]:  # what was held back
-                yield Piece(rest, is_thinking)
-        seconds = time.perf_counter() - started
-        self.reply = chat._reply(asked, request, token_ids, sampling, seconds, first)
-
-
-def _news(
-    found: tuple[str | None, str], shown: dict[bool, str], stop: Sequence[str]
-) -> Iterator[Piece]:
-    """Tell what is new in a text that grows, but not what may yet turn out otherwise.
-
-    Held back are half a character and the beginning of a text that would end the answer.
-    """
-    thinking, answer = found
-    for is_thinking, text in ((True, thinking or ""), (False, answer)):
-        settled = text.rstrip("\ufffd")
-        if not is_thinking:
-            held = max((_open_end(settled, mark) for mark in stop), default=0)
-            settled = settled[: len(settled) - held]
-        before = shown[is_thinking]
-        if settled.startswith(before) and len(settled) > len(before):
-            shown[is_thinking] = settled
-            yield Piece(settled[len(before) :], is_thinking)
-
-
-def _open_end(text: str, mark: str) -> int:
-    """Length of the longest end of a text with which a mark begins."""
-    return next((n for n in range(len(mark) - 1, 0, -1) if text.endswith(mark[:n])), 0)
 
 
 def load(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from flash_models import make_flash_model
+from one_pass import score_tokens
 from PIL import Image
 
 from internvl35.chat import Chat
@@ -17,7 +18,7 @@ from internvl35.data.encoding import Encoder
 from internvl35.data.mixture import RecordSet, select_records
 from internvl35.data.tokenizer import load_tokenizer
 from internvl35.evals import predictions
-from internvl35.evals.predictions import Prediction, Predictor, score_tokens, with_reasoning
+from internvl35.evals.predictions import Prediction, Predictor, with_reasoning
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.request import Request
 from internvl35.generate.sampling import SamplingSettings

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from internvl35.data.prompt import Prompt
 from internvl35.errors import PromptError, ServerError
-from internvl35.generate.engine import Engine, EngineSettings
+from internvl35.generate.engine import Engine
+from internvl35.generate.engine_settings import EngineSettings
 from internvl35.generate.request import Request
 from internvl35.generate.sampling import SamplingSettings
 

@@ -7,23 +7,19 @@ ones to :mod:`internvl35.scoring`. Paper section 3.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
-import torch
-from torch import Tensor
-
-from internvl35.chat import Chat, ReplyStream
+from internvl35.chat import Chat
 from internvl35.conversation import Conversation, Piece
 from internvl35.data.encoding import Encoder
 from internvl35.data.records import Record
 from internvl35.errors import DataError, MediaError, PromptError
+from internvl35.generate.answers import Completion
 from internvl35.generate.request import Request
-from internvl35.generate.routing import route
-from internvl35.generate.runner import generate, generation_options, join_pictures
 from internvl35.generate.sampling import SamplingSettings
+from internvl35.replies import make_reply
 
 BATCHES_A_WINDOW = 8
 """Batches whose rows are sorted by length together, so that little is padded."""
@@ -77,8 +73,7 @@ class Predictor:
         chat: the model.
         encoder: turns rows into prompts.
         records: the rows.
-        sampling: how answers are chosen; a seed is counted on with the rows, a batch taking that
-            of its shortest one.
+        sampling: how answers are chosen; a seed is counted on with the rows.
         has_logprobs: whether predictions say how likely their tokens were.
     """
 
@@ -110,8 +105,8 @@ class Predictor:
 
         Args:
             start: row to begin with.
-            batch_size: rows answered at once. Each gets the likeliest answer it would get alone, as
-                far as the number format of the weights can tell; answers that are drawn differ.
+            batch_size: rows answered at once. Each gets the answer it would get alone, as far as
+                the number format of the weights can tell.
             on_question: called with a row and its own answer before it is answered alone.
             on_piece: called with the parts of an answer as they are written; needs batches of one.
 
@@ -167,35 +162,26 @@ class Predictor:
         return replace(self.sampling, seed=self.sampling.seed + index)
 
     def _generate(self, batch: Sequence[_Asked]) -> list[Prediction]:
-        sampling = self._seeded(batch[0].index)
-        batch = self._route(batch)
-        answers = generate(
-            self.chat.model, [item.request for item in batch], generation_options(sampling),
-            self.chat.rules, seed=sampling.seed, tokenizer=self.chat.tokenizer,
-        )  # fmt: skip
-        return [
-            self._predicted(item, token_ids) for item, token_ids in zip(batch, answers, strict=True)
-        ]
-
-    def _route(self, batch: Sequence[_Asked]) -> list[_Asked]:
-        """Compress the tiles of rows as the checkpoint says."""
-        routed = route(self.chat.model, [item.request for item in batch])
-        return [replace(item, request=request) for item, request in zip(batch, routed, strict=True)]
-
-    def _predicted(self, item: _Asked, token_ids: list[int]) -> Prediction:
-        thinking, text = self.chat.decode(token_ids, self.sampling.stop)
-        is_ended = bool(token_ids) and token_ids[-1] in self.chat.rules.end_token_ids
-        logprobs = None
+        sampling = [self._seeded(item.index) for item in batch]
         if self.has_logprobs:
-            values = score_tokens(self.chat, item.request, token_ids)
-            names = [self.chat.tokenizer.decode([token_id]) for token_id in token_ids]
+            sampling = [replace(own, num_logprobs=0) for own in sampling]
+        found = self.chat.engine.generate([item.request for item in batch], sampling)
+        return [self._predicted(*pair) for pair in zip(batch, found, strict=True)]
+
+    def _predicted(self, item: _Asked, completion: Completion) -> Prediction:
+        reply = make_reply(Conversation(), completion, completion.seconds)
+        logprobs = None
+        tokens = completion.samples[0].logprobs
+        if tokens is not None:
+            names = [self.chat.tokenizer.decode([token.token_id]) for token in tokens]
+            values = [token.logprob for token in tokens]
             logprobs = tuple(map(TokenLogprob, names, values))
         return Prediction(
             item.index,
             item.record,
             item.expected,
-            with_reasoning(thinking, text),
-            is_cut=not is_ended and len(token_ids) >= self.sampling.max_tokens,
+            with_reasoning(reply.thinking, reply.text),
+            is_cut=reply.finish_reason == "length",
             logprobs=logprobs,
         )
 
@@ -204,10 +190,7 @@ class Predictor:
             prediction = self._generate([item])[0]
             on_piece(Piece(prediction.response or "", is_thinking=False))
             return prediction
-        (item,) = self._route([item])
-        pieces = ReplyStream(
-            self.chat, Conversation(), item.request, self._seeded(item.index), time.perf_counter()
-        )
+        pieces = self.chat.read(Conversation(), item.request, self._seeded(item.index))
         try:
             for piece in pieces:
                 on_piece(piece)
@@ -231,32 +214,3 @@ def with_reasoning(thinking: str | None, answer: str) -> str:
         Both in one text.
     """
     return answer if thinking is None else f"<think>\n{thinking.strip()}\n</think>\n\n{answer}"
-
-
-def score_tokens(chat: Chat, request: Request, token_ids: Sequence[int]) -> list[float]:
-    """Tell how likely an answer was, in one pass over prompt and answer.
-
-    Args:
-        chat: the model.
-        request: the prompt.
-        token_ids: the answer.
-
-    Returns:
-        Natural log-probability of each token, before temperature and penalties.
-    """
-    if not token_ids:
-        return []
-    model = chat.model
-    ids = torch.tensor([[*request.prompt.token_ids, *token_ids]], device=model.input_device)
-    with torch.inference_mode():
-        logits: Tensor = model(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            **join_pictures(model, [request]),
-            logits_to_keep=len(token_ids) + 1,
-            use_cache=False,
-        ).logits[0, :-1]  # (T, W)
-    logprobs = logits.float().log_softmax(-1)
-    chosen = torch.tensor(token_ids, device=logprobs.device)[:, None]
-    values: list[float] = logprobs.gather(1, chosen)[:, 0].tolist()
-    return values

@@ -25,6 +25,8 @@ class Limits:
     """Rows of the embedding; ids are lower."""
     num_places: int
     """Most tokens of a prompt and its answer."""
+    max_prompt_tokens: int
+    """Most tokens of a prompt; at least one place is left for an answer."""
     has_tokenizer: bool
     """Whether texts can be told from tokens."""
 
@@ -82,11 +84,10 @@ def check_length(num_tokens: int, limits: Limits) -> None:
     Raises:
         PromptError: if it does not.
     """
-    if num_tokens >= limits.num_places:
+    if num_tokens > limits.max_prompt_tokens:
         raise PromptError(
-            f"the prompt has {num_tokens} tokens; needed: fewer than {limits.num_places}, which "
-            "is what the positions of the model and the cache leave, so that there is room for an "
-            "answer; shorten it or give the engine a larger cache"
+            f"the prompt has {num_tokens} tokens but at most {limits.max_prompt_tokens} fit beside "
+            "an answer into the positions of the model and the cache, or are allowed; shorten it"
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from internvl35.errors import InternVLError
 from internvl35.generate.request import Request
 
 FinishReason: TypeAlias = Literal["stop", "length", "cancelled", "error"]
@@ -62,6 +63,8 @@ class Completion:
     """From the submission to the first token."""
     seconds: float = 0.0
     """From the submission to the end of the last answer."""
+    failure: InternVLError | None = None
+    """Why no answer was begun, if none was."""
 
 
 @dataclass(frozen=True)

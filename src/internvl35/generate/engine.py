@@ -138,7 +138,7 @@ class Engine:
         if request.pixel_values is None and request.image_features is None:
             self._begin(job, EncodedRequest(request, ()))
         else:
-            self.vision.submit(name, request, flash)
+            self.vision.submit(name, request, flash, cache_salt=cache_salt)
         return name
 
     def cancel(self, request_id: str) -> bool:
@@ -155,7 +155,7 @@ class Engine:
             return False
         if not job.sequences:
             self.vision.cancel(request_id)
-            self._fail(job, "cancelled", None)
+            self._give_up(job)
             return True
         for sequence in job.sequences:
             if sequence.finish_reason is None:
@@ -177,7 +177,7 @@ class Engine:
             if job is None:
                 continue
             if isinstance(found, InternVLError):
-                self._fail(job, "error", str(found))
+                self._give_up(job, found)
             else:
                 self._begin(job, found)
         works = self.scheduler.plan()
@@ -220,7 +220,8 @@ class Engine:
     def _limits(self) -> Limits:
         positions = int(self.model.config.text_config.max_position_embeddings)
         num_places = min(positions, self.num_cache_tokens)
-        return Limits(self._num_rows, num_places, self.tokenizer is not None)
+        longest = min(num_places - 1, self.settings.max_prompt_tokens or num_places)
+        return Limits(self._num_rows, num_places, longest, self.tokenizer is not None)
 
     def _grammar(self, sampling: SamplingSettings) -> Grammar | None:
         if sampling.structure is None:
@@ -239,7 +240,7 @@ class Engine:
             check_length(len(prompt), self._limits)
             grammar = self._grammar(sampling)
         except InternVLError as error:
-            self._fail(job, "error", str(error))
+            self._give_up(job, error)
             return
         if sampling.num_prompt_logprobs is not None:
             job.prompt_logprobs = [None]
@@ -364,16 +365,16 @@ class Engine:
         update = Update(sequence.request_id, sequence.sample, error=error)
         self._news += self._end(job, sequence, "error", update)
 
-    def _fail(self, job: Job, reason: FinishReason, error: str | None) -> None:
+    def _give_up(self, job: Job, failure: InternVLError | None = None) -> None:
         """End a request none of whose answers has begun."""
         del self._jobs[job.request_id]
-        completion = job.fail(reason, error)
+        completion = job.give_up(failure)
         self._news += [
             Update(
-                job.request_id, sample, finish_reason=reason, error=error,
-                completion=completion if sample == job.sampling.n - 1 else None,
+                job.request_id, number, finish_reason=sample.finish_reason, error=sample.error,
+                completion=completion if number == job.sampling.n - 1 else None,
             )
-            for sample in range(job.sampling.n)
+            for number, sample in enumerate(completion.samples)
         ]  # fmt: skip
 
 
@@ -384,4 +385,4 @@ def one_each(given: Any, count: int) -> list[Any]:
 
 def refuse(request: Request, sampling: SamplingSettings, error: InternVLError) -> Completion:
     """Tell that a request was not taken on."""
-    return Job("", request, sampling, 0, 0, "").fail("error", str(error))
+    return Job("", request, sampling, 0, 0, "").give_up(error)

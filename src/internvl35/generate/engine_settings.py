@@ -19,6 +19,8 @@ class EngineSettings:
     """Most tokens that a step computes; None for 512 on a CPU and 8192 on a GPU."""
     max_sequences: int | None = None
     """Most answers that are written at once; None for 64 on a CPU and 256 on a GPU."""
+    max_prompt_tokens: int | None = None
+    """Most tokens of a prompt, after compression; None for what model and cache hold."""
     block_size: int = 16
     """Tokens that a block of the cache holds."""
     cache_gib: float | None = None
@@ -37,11 +39,11 @@ class EngineSettings:
 
     def __post_init__(self) -> None:
         """Refuse settings under which nothing can be done."""
-        given = {
-            name: getattr(self, name)
-            for name in ("max_batch_tokens", "max_sequences", "block_size", "max_waiting",
-                         "tiles_beside_answers")
-        }  # fmt: skip
+        names = (
+            "max_batch_tokens", "max_sequences", "max_prompt_tokens", "block_size", "max_waiting",
+            "tiles_beside_answers",
+        )  # fmt: skip
+        given = {name: getattr(self, name) for name in names}
         for name, value in given.items():
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is {value}; needed: at least 1")

@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from internvl35.generate.answers import Completion, FinishReason, Sample, TokenLogprob
+from internvl35.errors import InternVLError
+from internvl35.generate.answers import Completion, Sample, TokenLogprob
 from internvl35.generate.request import Request
 from internvl35.generate.sampling import SamplingSettings
 from internvl35.generate.sequence import Sequence
@@ -79,12 +80,20 @@ class Job:
             None if logprobs is None else tuple(logprobs), sequence.error,
         )  # fmt: skip
 
-    def fail(self, reason: FinishReason, error: str | None) -> Completion:
-        """Tell that it ended before any of its answers began."""
-        sample = Sample((), "", reason, None, error)
+    def give_up(self, failure: InternVLError | None = None) -> Completion:
+        """Tell that it ended before any of its answers began.
+
+        Args:
+            failure: why; None if it was cancelled.
+
+        Returns:
+            What became of it.
+        """
+        error = None if failure is None else str(failure)
+        sample = Sample((), "", "cancelled" if failure is None else "error", None, error)
         return Completion(
             self.request_id, self.request, (sample,) * self.sampling.n, 0,
-            seconds=time.perf_counter() - self.started,
+            seconds=time.perf_counter() - self.started, failure=failure,
         )  # fmt: skip
 
 
