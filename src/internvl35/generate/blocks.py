@@ -102,7 +102,8 @@ class BlockPool:
             name: of its content and of everything in front of it. If another block has the same
                 content already, that one is found and this one stays nameless.
         """
-        assert self._num_holders[block] and self._names[block] is None
+        assert self._num_holders[block]
+        assert self._names[block] is None
         if name not in self._named:
             self._named[name] = block
             self._names[block] = name

@@ -1,7 +1,7 @@
 """Names for the contents of cache blocks: equal beginnings get equal names, others never.
 
-A name covers the tokens of a block, the pictures that are seen in it, everything in front of it, and
-whom it may be shared with. No counterpart in the paper.
+A name covers the tokens of a block, the pictures that are seen in it, everything in front of it,
+and whom it may be shared with. No counterpart in the paper.
 """
 
 from __future__ import annotations
