@@ -27,7 +27,7 @@ from internvl35.generate.flash import FlashSettings
 from internvl35.generate.request import Request
 from internvl35.generate.routing import fewest_tokens, route
 from internvl35.generate.rules import StopRules, check_tokens, stop_rules
-from internvl35.generate.runner import generate, stream
+from internvl35.generate.single_call import answer, read
 from internvl35.model.composite import VisionLanguageModel
 from internvl35.model.hub import resolve_checkpoint, take_hub_options
 
@@ -112,13 +112,13 @@ class InternVLChatModel(VisionLanguageModel):
         (request,) = self._route(builder, [request], flash)
         rules = stop_rules(tokenizer, builder)
         if streamer is None:
-            (token_ids,) = generate(self, [request], options, rules, seed=seed, tokenizer=tokenizer)
+            (token_ids,) = answer(self, [request], options, rules, seed=seed, tokenizer=tokenizer)
         else:
             token_ids = self._feed(streamer, request, options, rules, seed, tokenizer)
-        answer = _decode(tokenizer, builder, rules, token_ids)
+        text = _decode(tokenizer, builder, rules, token_ids)
         if verbose:
-            print(f"User: {asked}\nAssistant: {answer}")  # noqa: T201 - asked for by the caller
-        return (answer, [*(history or []), (asked, answer)]) if return_history else answer
+            print(f"User: {asked}\nAssistant: {text}")  # noqa: T201 - asked for by the caller
+        return (text, [*(history or []), (asked, text)]) if return_history else text
 
     def stream_chat(
         self,
@@ -154,7 +154,7 @@ class InternVLChatModel(VisionLanguageModel):
         rules = stop_rules(tokenizer, builder)
         token_ids: list[int] = []
         shown = ""
-        for token_id in stream(self, request, options, rules, seed=seed, tokenizer=tokenizer):
+        for token_id in read(self, request, options, rules, seed=seed, tokenizer=tokenizer):
             token_ids.append(token_id)
             text = _decode(tokenizer, builder, rules, token_ids).rstrip("\ufffd")
             if text.startswith(shown) and len(text) > len(shown):
@@ -213,11 +213,11 @@ class InternVLChatModel(VisionLanguageModel):
             requests.append(request)
         requests = self._route(builder, requests, flash)
         rules = stop_rules(tokenizer, builder)
-        rows = generate(self, requests, options, rules, seed=seed, tokenizer=tokenizer)
+        rows = answer(self, requests, options, rules, seed=seed, tokenizer=tokenizer)
         answers = [_decode(tokenizer, builder, rules, row) for row in rows]
         if verbose:
-            for question, answer in zip(questions, answers, strict=True):
-                print(f"User: {question}\nAssistant: {answer}")  # noqa: T201
+            for question, text in zip(questions, answers, strict=True):
+                print(f"User: {question}\nAssistant: {text}")  # noqa: T201
         return answers
 
     def _builder(self, tokenizer: PreTrainedTokenizerBase) -> PromptBuilder:
@@ -282,10 +282,10 @@ class InternVLChatModel(VisionLanguageModel):
         tokenizer: PreTrainedTokenizerBase,
     ) -> list[int]:
         streamer.put(torch.tensor([request.prompt.token_ids]))
-        (token_ids,) = generate(
-            self, [request], options, rules, seed=seed, tokenizer=tokenizer,
-            on_token=lambda token_id: streamer.put(torch.tensor([token_id])),
-        )  # fmt: skip
+        token_ids = []
+        for token_id in read(self, request, options, rules, seed=seed, tokenizer=tokenizer):
+            token_ids.append(token_id)
+            streamer.put(torch.tensor([token_id]))
         streamer.end()
         return token_ids
 

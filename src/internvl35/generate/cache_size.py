@@ -26,7 +26,11 @@ def bytes_per_token(model: VisionLanguageModel) -> int:
 
 
 def choose_num_blocks(
-    model: VisionLanguageModel, block_size: int, cache_gib: float | None, max_sequences: int
+    model: VisionLanguageModel,
+    block_size: int,
+    cache_gib: float | None,
+    max_tokens: int | None,
+    max_sequences: int,
 ) -> int:
     """Choose the size of a cache.
 
@@ -34,6 +38,7 @@ def choose_num_blocks(
         model: whose keys and values it holds.
         block_size: tokens a block.
         cache_gib: its size; None for a default that fits the device.
+        max_tokens: most tokens that it needs room for; None for no such bound.
         max_sequences: most answers written at once; a cache larger than all of them is of no use.
 
     Returns:
@@ -56,4 +61,5 @@ def choose_num_blocks(
             f"a cache of {cache_gib} GiB has no room for a block of {block_size} tokens "
             f"({block_bytes:,} bytes); give it more memory"
         )
-    return int(min(wanted, -(-positions * max_sequences // block_size)))
+    most = positions * max_sequences if max_tokens is None else max_tokens
+    return int(min(wanted, -(-most // block_size)))

@@ -65,7 +65,7 @@ class Engine:
         max_sequences = settings.max_sequences or (256 if is_gpu else 64)
         max_batch_tokens = settings.max_batch_tokens or (8192 if is_gpu else 512)
         num_blocks = choose_num_blocks(
-            model, settings.block_size, settings.cache_gib, max_sequences
+            model, settings.block_size, settings.cache_gib, settings.max_cache_tokens, max_sequences
         )
         self.num_cache_tokens = num_blocks * settings.block_size
         self.scheduler = Scheduler(

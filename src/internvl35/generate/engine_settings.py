@@ -26,6 +26,8 @@ class EngineSettings:
     cache_gib: float | None = None
     """Size of the key-value cache; None for room for 16,384 tokens or the longest prompt on a CPU,
     and for 80 % of the free memory on a GPU."""
+    max_cache_tokens: int | None = None
+    """Most tokens that the cache needs room for, if that is less; None for no such bound."""
     max_waiting: int = 10_000
     """Most requests in work; further ones are refused."""
     has_prefix_cache: bool = True
@@ -41,7 +43,7 @@ class EngineSettings:
         """Refuse settings under which nothing can be done."""
         names = (
             "max_batch_tokens", "max_sequences", "max_prompt_tokens", "block_size", "max_waiting",
-            "tiles_beside_answers",
+            "tiles_beside_answers", "max_cache_tokens",
         )  # fmt: skip
         given = {name: getattr(self, name) for name in names}
         for name, value in given.items():
