@@ -99,6 +99,13 @@ def test_a_number_points_at_the_token_that_transformers_filters_put_there(width,
             assert token_id == token_at(filtered(row, one), number)
 
 
+def test_a_share_of_what_ends_far_behind_the_likeliest_tokens_is_found():
+    scores = scores_of(0, 17_000, 30.0)
+    sampling = SamplingSettings(temperature=0.05, top_k=3000, top_p=0.03, min_p=0.02)
+    # the likeliest token weighs 1 of 28.8, more than the share
+    assert draw(scores[None], [sampling], [0.5])[0] == scores.argmax()
+
+
 @given(data=st.data())
 def test_bans_and_tokens_that_are_equally_likely_are_taken_in_the_order_of_their_ids(data):
     width = data.draw(st.sampled_from([20, 400]))

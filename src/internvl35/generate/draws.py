@@ -283,7 +283,6 @@ def _draw_from_heads(
     is_likely = weights >= knobs.min_p[:, None]
     of_min = np.where(is_likely, weights, 0).sum(axis=1)
     is_behind = is_cut & (np.count_nonzero(is_likely, axis=1) >= heads.lengths)
-    of_min[is_behind] = np.inf
     is_unknown = is_behind & (kept > covered)
     kept = np.where(knobs.min_p > 0, np.where(is_unknown, np.inf, np.minimum(kept, of_min)), kept)
 
