@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from random import Random
 
@@ -11,12 +12,14 @@ from engine_requests import IMAGE, RULES, draw_request, make_request, reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from internvl35.data.prompt import Prompt
-from internvl35.errors import PromptError, ServerError
+from internvl35 import load
+from internvl35.conversation import Conversation
+from internvl35.data.prompt import Message, Prompt
+from internvl35.errors import ConfigError, PromptError, ServerError
 from internvl35.generate.engine import Engine
 from internvl35.generate.engine_settings import EngineSettings
 from internvl35.generate.request import Request
-from internvl35.generate.sampling import SamplingSettings
+from internvl35.generate.sampling import SamplingSettings, StructureSettings
 
 FAMILIES = ("qwen3", "qwen3_moe", "gpt_oss")
 GREEDY = SamplingSettings(max_tokens=12)
@@ -422,3 +425,77 @@ def test_a_cancelled_request_says_so_once_and_leaves_nothing(qwen):
     assert reasons[names[1]] == "cancelled"
     assert reasons[names[2]] in ("stop", "length")
     assert engine.scheduler.pool.num_available == engine.scheduler.pool.num_blocks
+
+
+# Texts and structures -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def spoken(random_checkpoint):
+    """A network with a tokenizer, its rules, and what it says to a greeting."""
+    chat = load(random_checkpoint)
+    request = chat.prepare(Conversation((Message("user", "Hello"),)))
+    engine = Engine(chat.model, chat.rules, tokenizer=chat.tokenizer)
+    (completion,) = engine.generate([request], SamplingSettings(max_tokens=30, ignore_end=True))
+    return chat, request, completion.samples[0].text
+
+
+def say(spoken, **options):
+    chat, request, _ = spoken
+    engine = Engine(chat.model, chat.rules, tokenizer=chat.tokenizer)
+    (completion,) = engine.generate([request], SamplingSettings(**{"max_tokens": 30} | options))
+    return completion.samples[0]
+
+
+def test_updates_add_up_to_the_text_and_a_stop_text_ends_it(spoken):
+    chat, request, whole = spoken
+    mark = whole[8:11]
+    engine = Engine(chat.model, chat.rules, tokenizer=chat.tokenizer)
+    engine.submit(request, SamplingSettings(max_tokens=30, ignore_end=True, stop=(mark,)))
+    shown, completion = "", None
+    while engine.has_work:
+        for update in engine.step():
+            shown += update.text
+            completion = update.completion or completion
+    sample = completion.samples[0]
+    assert shown == sample.text == whole[: whole.index(mark)]
+    assert sample.finish_reason == "stop"
+    assert len(sample.token_ids) < 30
+
+
+def test_a_stop_text_before_the_fewest_tokens_is_passed_over(spoken):
+    whole = spoken[2]
+    sample = say(spoken, ignore_end=True, stop=(whole[4:6],), min_tokens=30)
+    assert sample.text == whole
+
+
+@pytest.mark.parametrize("temperature", [0.0, 3.0])
+def test_answers_keep_their_structure(spoken, temperature):
+    options = {"temperature": temperature, "seed": 1}
+    number = say(spoken, structure=StructureSettings(regex="[0-9]{3}"), **options)
+    assert re.fullmatch("[0-9]{3}", number.text)
+    assert number.finish_reason == "stop"
+    choice = say(spoken, structure=StructureSettings(choices=("yes", "no")), **options)
+    assert choice.text in ("yes", "no")
+
+
+def test_a_structure_that_cannot_be_followed_is_refused_before_anything_is_computed(spoken):
+    chat, request, _ = spoken
+    engine = Engine(chat.model, chat.rules, tokenizer=chat.tokenizer)
+    with pytest.raises(ConfigError):
+        engine.submit(request, SamplingSettings(structure=StructureSettings(regex="(")))
+    assert not engine.has_work
+
+
+def test_an_answer_of_which_no_token_is_left_says_so_and_others_go_on(spoken):
+    chat, request, whole = spoken
+    dead = SamplingSettings(
+        max_tokens=5, structure=StructureSettings(regex="[0-9]"),
+        banned_token_ids=tuple(range(len(chat.tokenizer))),
+    )  # fmt: skip
+    engine = Engine(chat.model, chat.rules, tokenizer=chat.tokenizer)
+    fine = SamplingSettings(max_tokens=30, ignore_end=True)
+    failed, spoke = engine.generate([request, request], [dead, fine])
+    assert failed.samples[0].finish_reason == "error"
+    assert "no token is left" in failed.samples[0].error
+    assert spoke.samples[0].text == whole

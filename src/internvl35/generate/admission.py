@@ -67,9 +67,8 @@ def check_request(
     }
     for name, values in named.items():
         _check_ids(name, values, limits.num_rows)
-    needs_text = bool(sampling.stop) or sampling.structure is not None
-    if needs_text and not limits.has_tokenizer:
-        raise PromptError("stop texts and structures need a tokenizer; give the engine one")
+    if sampling.stop and not limits.has_tokenizer:
+        raise PromptError("stop texts need a tokenizer; give the engine one")
     is_encoded = request.image_features is not None
     check_length(len(ids) if is_encoded else fewest_tokens(request, flash, config), limits)
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence as Several
 from dataclasses import replace
 from typing import Any
 
-from internvl35.errors import InternVLError, ServerError
+from internvl35.errors import InternVLError, PromptError, ServerError
 from internvl35.generate.admission import Limits, check_length, check_request
 from internvl35.generate.answers import Completion, FinishReason, TokenLogprob, Update
 from internvl35.generate.blocks import BlockPool
@@ -76,7 +76,9 @@ class Engine:
         self._decoder = LanguageDecoder(model, num_blocks, settings.block_size)
         self._num_rows = int(model.input_weight.shape[0])
         self._sampler = Sampler(self._num_rows)
-        self._grammars: GrammarCompiler | None = None
+        self._grammars = None
+        if tokenizer is not None:
+            self._grammars = GrammarCompiler(tokenizer, self._num_rows, rules.end_token_ids)
         self._jobs: dict[str, Job] = {}
         self._news: list[Update] = []
         self._arrivals = itertools.count()
@@ -129,11 +131,8 @@ class Engine:
         if name in self._jobs:
             raise ServerError(f"a request {name!r} is in work already; give each its own name")
         check_request(request, sampling, flash, self.model.config, self._limits)
-        if sampling.structure is not None:
-            self._grammar(
-                sampling
-            )  # what cannot be followed is refused before anything is computed
-        job = Job(name, request, sampling, priority, number, cache_salt)
+        grammar = self.prepare(sampling)
+        job = Job(name, request, sampling, priority, number, cache_salt, grammar)
         self._jobs[name] = job
         if request.pixel_values is None and request.image_features is None:
             self._begin(job, EncodedRequest(request, ()))
@@ -223,13 +222,23 @@ class Engine:
         longest = min(num_places - 1, self.settings.max_prompt_tokens or num_places)
         return Limits(self._num_rows, num_places, longest, self.tokenizer is not None)
 
-    def _grammar(self, sampling: SamplingSettings) -> Grammar | None:
+    def prepare(self, sampling: SamplingSettings) -> Grammar | None:
+        """Make ready what the structure of answers needs; any thread may do so before submitting.
+
+        Args:
+            sampling: how the answers are chosen.
+
+        Returns:
+            The structure; None if none is asked for.
+
+        Raises:
+            ConfigError: if it cannot be followed.
+            PromptError: if there is no tokenizer to follow it with.
+        """
         if sampling.structure is None:
             return None
         if self._grammars is None:
-            self._grammars = GrammarCompiler(
-                self.tokenizer, self._num_rows, self.rules.end_token_ids
-            )
+            raise PromptError("structures need a tokenizer; give the engine one")
         return self._grammars.compile(sampling.structure)
 
     def _begin(self, job: Job, encoded: EncodedRequest) -> None:
@@ -238,7 +247,6 @@ class Engine:
         prompt, sampling = job.request.prompt, job.sampling
         try:
             check_length(len(prompt), self._limits)
-            grammar = self._grammar(sampling)
         except InternVLError as error:
             self._give_up(job, error)
             return
@@ -256,7 +264,7 @@ class Engine:
             row = SamplingRow(
                 row_settings, prompt.token_ids, sample=sample, end_token_ids=self._ends(sampling),
                 banned_token_ids=self.rules.banned_token_ids,
-                grammar=None if grammar is None else grammar.start(),
+                grammar=None if job.grammar is None else job.grammar.start(),
             )  # fmt: skip
             sequence = Sequence(
                 request_id=job.request_id,
@@ -282,7 +290,9 @@ class Engine:
     def _detokenizer(self, sampling: SamplingSettings) -> Detokenizer | None:
         if self.tokenizer is None:
             return None
-        return Detokenizer(self.tokenizer, self.rules.end_token_ids, sampling.stop)
+        return Detokenizer(
+            self.tokenizer, self.rules.end_token_ids, sampling.stop, min_tokens=sampling.min_tokens
+        )
 
     def _compute(self, works: list[Work]) -> None:
         ready = [work for work in works if work.is_last]
@@ -302,13 +312,12 @@ class Engine:
         if not ready:
             return
         rows = [work.sequence.row for work in ready]
-        is_finite = logits[: len(ready)].amax(dim=-1).isfinite().tolist()
         choices = self._sampler.choose(logits[: len(ready)], rows)
-        for work, choice, is_fine in zip(ready, choices, is_finite, strict=True):
-            if is_fine:
+        for work, choice in zip(ready, choices, strict=True):
+            if choice.error is None:
                 self._take(work.sequence, choice)
             else:
-                self._fail_sequence(work.sequence, "the model's logits are not finite")
+                self._fail_sequence(work.sequence, choice.error)
 
     def _take(self, sequence: Sequence, choice: Choice) -> None:
         """Add a token to an answer, and end the answer if it is the last."""

@@ -57,6 +57,7 @@ class EngineThread:
                 zip(requests, each, choices, strict=True)
             ):
                 try:
+                    self.engine.prepare(own)
                     name = self._submit(request, own, news.put, flash=choice).result()
                     places[name] = place
                 except InternVLError as error:
@@ -90,6 +91,7 @@ class EngineThread:
             InternVLError: if the request is refused.
         """
         news: SimpleQueue[News] = SimpleQueue()
+        self.engine.prepare(sampling)
         name = self._submit(request, sampling, news.put, flash=flash).result()
         try:
             while True:
@@ -118,6 +120,8 @@ class EngineThread:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(news.put_nowait, item)
 
+        if sampling.structure is not None:  # which can take seconds
+            await asyncio.to_thread(self.engine.prepare, sampling)
         name = await asyncio.wrap_future(
             self._submit(
                 request, sampling, hand_over, request_id=request_id, priority=priority, flash=flash,

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from internvl35.errors import InternVLError
 from internvl35.generate.answers import Completion, Sample, TokenLogprob
 from internvl35.generate.request import Request
 from internvl35.generate.sampling import SamplingSettings
 from internvl35.generate.sequence import Sequence
+
+if TYPE_CHECKING:
+    from internvl35.generate.grammar import Grammar
 
 
 @dataclass(eq=False)
@@ -31,6 +35,8 @@ class Job:
     """Number of its submission."""
     salt: str
     """Only requests of equal salt share cached prefixes."""
+    grammar: Grammar | None = None
+    """What shape its answers must have."""
     sequences: list[Sequence] = field(default_factory=list)
     """Its answers; none before its pictures are encoded."""
     prompt_logprobs: list[TokenLogprob | None] | None = None
