@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from internvl35 import load
 from internvl35.conversation import Conversation
 from internvl35.data.prompt import Message, Prompt
-from internvl35.errors import ConfigError, PromptError, ServerError
+from internvl35.errors import ConfigError, ServerError
 from internvl35.generate.engine import Engine
 from internvl35.generate.engine_settings import EngineSettings
 from internvl35.generate.request import Request
@@ -404,7 +404,7 @@ def test_too_many_requests_and_names_in_use_are_refused(qwen):
 @pytest.mark.parametrize("field", ["stop_token_ids", "banned_token_ids", "logit_bias"])
 def test_ids_of_settings_are_checked(qwen, field):
     value = ((320, 1.0),) if field == "logit_bias" else (320,)
-    with pytest.raises(PromptError, match=f"{field} names token 320"):
+    with pytest.raises(ConfigError, match=f"{field} holds token 320"):
         make_engine(qwen).submit(text(1), SamplingSettings(**{field: value}))
 
 

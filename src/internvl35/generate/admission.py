@@ -6,7 +6,6 @@ the paper.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from internvl35.errors import PromptError
@@ -60,13 +59,6 @@ def check_request(
             f"the prompt has ids from {min(ids)} to {max(ids)} but the embedding has "
             f"{limits.num_rows} rows; take the tokenizer of the same checkpoint"
         )
-    named = {
-        "stop_token_ids": sampling.stop_token_ids,
-        "banned_token_ids": sampling.banned_token_ids,
-        "logit_bias": [token_id for token_id, _ in sampling.logit_bias],
-    }
-    for name, values in named.items():
-        _check_ids(name, values, limits.num_rows)
     if sampling.stop and not limits.has_tokenizer:
         raise PromptError("stop texts need a tokenizer; give the engine one")
     is_encoded = request.image_features is not None
@@ -88,11 +80,3 @@ def check_length(num_tokens: int, limits: Limits) -> None:
             f"the prompt has {num_tokens} tokens but at most {limits.max_prompt_tokens} fit beside "
             "an answer into the positions of the model and the cache, or are allowed; shorten it"
         )
-
-
-def _check_ids(name: str, ids: Iterable[int], num_rows: int) -> None:
-    for token_id in ids:
-        if not 0 <= token_id < num_rows:
-            raise PromptError(
-                f"{name} names token {token_id}; needed: 0 to {num_rows - 1}, the ids of the model"
-            )

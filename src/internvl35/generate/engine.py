@@ -131,6 +131,7 @@ class Engine:
         if name in self._jobs:
             raise ServerError(f"a request {name!r} is in work already; give each its own name")
         check_request(request, sampling, flash, self.model.config, self._limits)
+        self._sampler.check(sampling)
         grammar = self.prepare(sampling)
         job = Job(name, request, sampling, priority, number, cache_salt, grammar)
         self._jobs[name] = job
@@ -306,9 +307,9 @@ class Engine:
                 self._fail_sequence(work.sequence, f"computing failed: {error}")
             return
         self.scheduler.finish_step(works)
-        others = iter(logits[len(ready) :])
+        others = logits[len(ready) :]
         for work in asked:
-            note_logprobs(self._jobs[work.sequence.request_id], work, others)
+            others = others[note_logprobs(self._jobs[work.sequence.request_id], work, others) :]
         if not ready:
             return
         rows = [work.sequence.row for work in ready]

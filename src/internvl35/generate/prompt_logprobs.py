@@ -5,14 +5,14 @@ No counterpart in the paper.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from internvl35.generate.answers import TokenLogprob
 from internvl35.generate.jobs import Job
 from internvl35.generate.request import Request
+from internvl35.generate.sampler import find_logprobs
 from internvl35.generate.scheduler import Work
 
 
@@ -40,23 +40,26 @@ def find_places(works: Sequence[Work]) -> tuple[Tensor, list[Work]]:
     return torch.tensor(ends + others, dtype=torch.int64), asked
 
 
-def note_logprobs(job: Job, work: Work, logits: Iterator[Tensor]) -> None:
+def note_logprobs(job: Job, work: Work, logits: Tensor) -> int:
     """Add to a request what a step tells of its prompt.
 
     Args:
         job: the request.
         work: of the step, one of those that :func:`find_places` returned.
-        logits: ``(W,)`` for each place of the step, in order; those of this work are taken.
+        logits: ``(rows, W)``; the first ones are this work's.
+
+    Returns:
+        How many were this work's.
     """
     assert job.prompt_logprobs is not None
+    count = _num_asked(work)
+    token_ids = work.sequence.token_ids[work.start + 1 : work.start + 1 + count]
     num_top = job.sampling.num_prompt_logprobs or 0
-    for place in range(work.start + 1, work.start + 1 + _num_asked(work)):
-        row = next(logits)
-        if place < len(job.prompt_logprobs):
-            continue  # computed again, behind a preemption
-        token_id = work.sequence.token_ids[place]
-        is_picture = _is_picture(job.request, place)
-        job.prompt_logprobs.append(None if is_picture else _describe(row, token_id, num_top))
+    found = find_logprobs(logits[:count], token_ids, [num_top] * count)
+    for place, token in enumerate(found, work.start + 1):
+        if place == len(job.prompt_logprobs):  # else it is computed again, behind a preemption
+            job.prompt_logprobs.append(None if _is_picture(job.request, place) else token)
+    return count
 
 
 def _num_asked(work: Work) -> int:
@@ -67,11 +70,3 @@ def _num_asked(work: Work) -> int:
 def _is_picture(request: Request, place: int) -> bool:
     spans = request.prompt.image_spans
     return any(span.start <= place < span.start + span.num_tokens for span in spans)
-
-
-def _describe(logits: Tensor, token_id: int, num_top: int) -> TokenLogprob:
-    """Pick a token and the likeliest ones out of ``(W,)`` logits."""
-    logprobs = logits.float().log_softmax(-1)
-    best = logprobs.topk(num_top)
-    top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-    return TokenLogprob(token_id, float(logprobs[token_id]), top)
