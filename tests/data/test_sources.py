@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -241,6 +242,8 @@ def test_a_server_that_sends_a_byte_now_and_then_is_left(server):
         ("::ffff:127.0.0.1",),
         ("64:ff9b::7f00:1",),
         ("2002:7f00:1::",),
+        ("::7f00:1",),
+        ("fec0::1",),
         ("8.8.8.8", "192.168.0.1"),
     ],
 )
@@ -278,6 +281,46 @@ def test_a_redirect_to_a_private_address_is_refused(server, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("hosts", "url", "is_fetched"),
+    [
+        ((), "http://host.test/x", False),
+        (("host.test",), "http://host.test/x", True),
+        (("host.test",), "http://HOST.test/x", True),
+        (("HOST.test",), "https://host.test/x", True),
+        (("host.test",), "http://host.test:8080/x", False),
+        (("host.test:8080",), "http://host.test:8080/x", True),
+        (("host.test:8080",), "http://host.test/x", False),
+        (("host.test",), "http://host.test.evil.test/x", False),
+        (("host.test",), "http://evilhost.test/x", False),
+        (("host.test",), "http://host.test./x", False),
+        (("*.host.test",), "http://a.b.host.test/x", True),
+        (("*.host.test",), "http://host.test/x", False),
+        (("*.host.test",), "http://evilhost.test/x", False),
+        (("*",), "http://any.test/x", True),
+        (("*",), "http://any.test:22/x", False),
+        (("*:22",), "http://any.test:22/x", True),
+    ],
+)
+def test_only_listed_hosts_and_ports_are_looked_up(monkeypatch, hosts, url, is_fetched):
+    settings = SourceSettings(allow_urls=True, hosts=hosts)
+    message = "not of the public internet" if is_fetched else "not allowed here"
+    with resolving(monkeypatch, "127.0.0.1") as asked, pytest.raises(MediaError, match=message):
+        read(url, settings)
+    assert len(asked) == is_fetched
+
+
+def test_a_redirect_to_a_host_that_is_not_listed_is_refused(server, monkeypatch):
+    port = server.rsplit(":", 1)[1]
+    settings = replace(LOCAL, hosts=(f"host.test:{port}",))
+    with resolving(monkeypatch, "127.0.0.1") as asked:
+        assert read(f"http://host.test:{port}/hops/1", settings) == b"good"
+        asked.clear()
+        with pytest.raises(MediaError, match="not allowed here"):
+            read(f"http://host.test:{port}/away", settings)
+    assert "elsewhere.test" not in asked
+
+
+@pytest.mark.parametrize(
     "url",
     [
         "http:///x.png",
@@ -306,6 +349,10 @@ def test_nothing_listening_is_told_without_details():
         ({"max_bytes": 0}, "max_bytes is 0"),
         ({"timeout_s": 0}, "timeout_s is 0"),
         ({"max_redirects": -1}, "max_redirects is -1"),
+        ({"hosts": ("http://host.test",)}, "hosts holds 'http://host.test'"),
+        ({"hosts": ("host.test/x",)}, "needed: example.org"),
+        ({"hosts": ("a*.test",)}, "needed: example.org"),
+        ({"hosts": ("",)}, "needed: example.org"),
     ],
 )
 def test_settings_that_no_source_could_meet_are_refused(changes, message):

@@ -378,6 +378,19 @@ def test_limits_are_kept(limits, message):
         read_frames(data, 4, settings=VideoSettings(**limits))
 
 
+def test_only_listed_containers_and_decoders_are_used():
+    listed = VideoSettings(formats=("mov",), codecs=("mpeg4",))
+    assert len(read_frames(make_video(5), 2, settings=listed).frames) == 2
+    for video in (make_video(5, "avi"), make_video(5, "matroska")):
+        assert len(read_frames(video, 2).frames) == 2
+        with pytest.raises(MediaError, match="of a kind that is not opened here"):
+            read_frames(video, 2, settings=listed)
+    other = make_video(5, "mp4", "mjpeg")
+    assert len(read_frames(other, 2).frames) == 2
+    with pytest.raises(MediaError):
+        read_frames(other, 2, settings=listed)
+
+
 def test_a_limit_below_one_is_refused():
     with pytest.raises(ConfigError, match="max_frames is 0"):
         VideoSettings(max_frames=0)

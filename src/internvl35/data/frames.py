@@ -59,6 +59,10 @@ class VideoSettings:
     """Most pixels of all frames that are held at once as pictures; each takes three bytes."""
     max_packets: int = 1_000_000
     """Most frames that a video may have in all; listing them takes some 60 bytes each."""
+    formats: tuple[str, ...] = ()
+    """FFmpeg's names of the containers that are opened, as mov and matroska; empty for all."""
+    codecs: tuple[str, ...] = ()
+    """FFmpeg's names of the decoders that are used, as h264 and libdav1d; empty for all."""
     apply_rotation: bool = True
     """Whether frames are turned as the container says, as upright phone videos need it."""
     source: SourceSettings = field(default_factory=SourceSettings)
@@ -164,12 +168,15 @@ class Video:
         self._file.seek(0)
         # Playlists may name other files and addresses; no protocol is named like this.
         options = {"protocol_whitelist": "none"}
-        limits = {"max_pixels": str(self._settings.max_frame_pixels)}
+        if self._settings.formats:
+            options["format_whitelist"] = ",".join(self._settings.formats)
+        if self._settings.codecs:  # of streams that are only looked at, too
+            options["codec_whitelist"] = ",".join(self._settings.codecs)
         try:
             container = av.open(
                 _Nameless(self._file),
                 "r",
-                options=limits,
+                options=self._decoder_options(),
                 container_options=options,
                 metadata_errors="replace",
             )
@@ -177,9 +184,15 @@ class Video:
             return container
         except _DECODER_ERRORS as error:
             raise MediaError(
-                f"{self._label} cannot be opened as a video: it is damaged, truncated or none; "
-                f"it begins like {self._kind}"
+                f"{self._label} cannot be opened as a video: it is damaged, truncated, none or "
+                f"of a kind that is not opened here; it begins like {self._kind}"
             ) from error
+
+    def _decoder_options(self) -> dict[str, str]:
+        options = {"max_pixels": str(self._settings.max_frame_pixels)}
+        if self._settings.codecs:
+            options["codec_whitelist"] = ",".join(self._settings.codecs)
+        return options
 
     def _find_stream(self, container: InputContainer) -> VideoStream:
         for stream in container.streams.video:
@@ -276,7 +289,7 @@ class Video:
     def _decode(self, container: InputContainer, start: int | None) -> Iterator[_Keyed]:
         """Yield good frames with rising keys, from the beginning or from a key frame on."""
         stream = self._find_stream(container)
-        stream.codec_context.options = {"max_pixels": str(self._settings.max_frame_pixels)}
+        stream.codec_context.options = self._decoder_options()
         place, last = 0, -math.inf
         for packet in self._read_packets(container, stream, start):
             try:

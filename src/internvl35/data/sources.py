@@ -64,6 +64,10 @@ class SourceSettings:
     """Whether a string or path object may name a file of this machine."""
     allow_urls: bool = False
     """Whether http and https URLs are fetched."""
+    hosts: tuple[str, ...] | None = None
+    """Hosts that URLs may lead to, redirects included, at ports 80 and 443: ``example.org``,
+    ``example.org:8080`` for one more port, ``*.example.org`` for all below, ``*`` for all; None
+    for all hosts at all ports."""
     allow_private_addresses: bool = False
     """Whether URLs may lead to addresses that are not of the public internet."""
     timeout_s: float = 20.0
@@ -79,6 +83,12 @@ class SourceSettings:
             raise ConfigError(f"timeout_s is {self.timeout_s}; it must be above 0")
         if self.max_redirects < 0:
             raise ConfigError(f"max_redirects is {self.max_redirects}; it must be at least 0")
+        for entry in self.hosts or ():
+            if not re.fullmatch(r"(\*|(\*\.)?[\w-]+(\.[\w-]+)*)(:\d{1,5})?", entry, re.ASCII):
+                raise ConfigError(
+                    f"hosts holds {entry!r}; needed: example.org, example.org:8080, *.example.org "
+                    "or *, without scheme and path"
+                )
 
 
 @contextmanager
@@ -291,6 +301,8 @@ def _fetch(url: str, label: str, settings: SourceSettings) -> bytes:
         if is_secure and parts.scheme == "http":
             raise MediaError(f"{label} redirects from https to http")
         is_secure = parts.scheme == "https"
+        if settings.hosts is not None and not _is_listed(parts.hostname, port, settings.hosts):
+            raise MediaError(f"{label} leads to a host or port that is not allowed here (hosts)")
         address = _resolve(parts.hostname, port, label, settings)
         connection = _PinnedConnection(parts, address, port, deadline)
         # A timeout on a socket starts anew with every byte; this one does not.
@@ -312,6 +324,17 @@ def _fetch(url: str, label: str, settings: SourceSettings) -> bytes:
             return data
         url = urljoin(url, location)
     raise MediaError(f"{label} redirects more than {settings.max_redirects} times")
+
+
+def _is_listed(host: str, port: int, hosts: tuple[str, ...]) -> bool:
+    """Tell whether a list of hosts allows one; ``host`` is in lower case."""
+    for entry in hosts:
+        name, _, named_port = entry.lower().partition(":")
+        if named_port != str(port) and (named_port or port not in (80, 443)):
+            continue
+        if name in ("*", host) or (name.startswith("*.") and host.endswith(name[1:])):
+            return True
+    return False
 
 
 def _timed_out(label: str, settings: SourceSettings) -> MediaError:
@@ -339,6 +362,8 @@ def _is_public(text: str) -> bool:
         address.ipv4_mapped or address.sixtofour or address.teredo or address in _NAT64
     ):
         return False  # these wrap an IPv4 address that could be any
+    if address.is_reserved or getattr(address, "is_site_local", False):
+        return False  # global by Python's lists: ::127.0.0.1 of old, and fec0::/10
     return address.is_global and not address.is_multicast
 
 

@@ -171,13 +171,27 @@ def normalize_tiles(tiles: list[Image.Image]) -> Tensor:
     Raises:
         ValueError: if there are no tiles, or they differ in size, or one is not in mode RGB.
     """
+    return normalize_levels(stack_tiles(tiles))
+
+
+def stack_tiles(tiles: list[Image.Image]) -> NDArray[np.uint8]:
+    """Put tiles into one array, not normalised yet.
+
+    Args:
+        tiles: N pictures of one size in mode RGB, at least one.
+
+    Returns:
+        Levels ``(N, 3, tile, tile)``, a view of an array whose channels come last.
+
+    Raises:
+        ValueError: if there are no tiles, or they differ in size, or one is not in mode RGB.
+    """
     if not tiles:
-        raise ValueError("no tiles to normalize; needed: at least one")
+        raise ValueError("no tiles to stack; needed: at least one")
     kinds = {(tile.mode, tile.size) for tile in tiles}
     if len(kinds) > 1 or tiles[0].mode != "RGB":
         raise ValueError(f"tiles have modes and sizes {sorted(kinds)}; needed: RGB and one size")
-    levels = np.stack([np.asarray(tile) for tile in tiles])
-    return _normalize_levels(levels.transpose(0, 3, 1, 2))
+    return np.stack([np.asarray(tile) for tile in tiles]).transpose(0, 3, 1, 2)
 
 
 def make_pixel_values(
@@ -215,11 +229,18 @@ def make_pixel_values(
     if settings.use_thumbnail and rows * columns > 1:
         thumbnail = interpolate(picture, (side, side), mode="bicubic", antialias=True)
         tiles = torch.cat([tiles, thumbnail])
-    return _normalize_levels(tiles.numpy())
+    return normalize_levels(tiles.numpy())
 
 
-def _normalize_levels(levels: NDArray[np.uint8]) -> Tensor:
-    """Look up the pixel values of levels ``(N, 3, tile, tile)``."""
+def normalize_levels(levels: NDArray[np.uint8]) -> Tensor:
+    """Look up the pixel values of levels.
+
+    Args:
+        levels: ``(N, 3, tile, tile)``, 0 to 255.
+
+    Returns:
+        Pixel values of the same shape, float32; see :func:`normalize_tiles`.
+    """
     import torch
 
     table = _pixel_table()
