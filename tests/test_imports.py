@@ -3,7 +3,7 @@
 errors <- config <- scoring <- data; config <- model; {model, data} <- generate
 hub_choice beside config
 generate <- {chat, dropin, train}; generate <- conversation <- replies <- chat
-{chat, conversation} <- {serve, evals}
+{chat, conversation, replies} <- {serve, evals}
 cli, its commands, web and the package's front see all.
 """
 
@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "replies": UPPER | {"conversation"},
     "chat": UPPER | {"conversation", "replies"},
     "dropin": UPPER,
-    "serve": UPPER | {"chat", "conversation"},  # what it builds its prompts with
+    "serve": UPPER | {"chat", "conversation", "replies"},  # prompts and parts are those of a chat
     "train": UPPER,
     "evals": UPPER | {"chat", "conversation", "replies"},
 }

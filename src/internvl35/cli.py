@@ -24,6 +24,7 @@ from internvl35.commands import (
     infer,
     models,
     recipes,
+    serve,
     train,
     train_flash,
     vico,
@@ -47,6 +48,7 @@ app = typer.Typer(
 )
 app.command("chat")(chat.chat)
 app.command("batch")(batch.batch)
+app.command("serve")(serve.serve)
 app.command("models")(models.list_models)
 app.command("convert")(convert.convert)
 data.app.command("draw", cls=data.DashedCommand)(data_draw.draw)

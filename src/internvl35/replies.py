@@ -91,7 +91,7 @@ class ReplyStream(Iterator[Piece]):
                 text += update.text
                 completion = update.completion
                 if update.text and completion is None:
-                    yield from _news(text, shown)
+                    yield from (Piece(*piece) for piece in new_pieces(text, shown))
         finally:
             updates.close()
         assert completion is not None
@@ -102,11 +102,19 @@ class ReplyStream(Iterator[Piece]):
         self.reply = reply
 
 
-def _news(text: str, shown: dict[bool, str]) -> Iterator[Piece]:
-    """Tell what is new in reasoning and answer; blanks at their ends may yet go."""
+def new_pieces(text: str, shown: dict[bool, str]) -> Iterator[tuple[str, bool]]:
+    """Tell what is new in reasoning and answer; blanks at their ends may yet go.
+
+    Args:
+        text: all that was written so far.
+        shown: what was told so far of the reasoning (True) and the answer (False); kept up to date.
+
+    Yields:
+        Texts, and whether each belongs to the reasoning.
+    """
     thinking, answer = split_thinking(text)
     for is_thinking, part in ((True, thinking or ""), (False, answer)):
         settled, before = part.strip(), shown[is_thinking]
         if settled.startswith(before) and len(settled) > len(before):
             shown[is_thinking] = settled
-            yield Piece(settled[len(before) :], is_thinking)
+            yield settled[len(before) :], is_thinking

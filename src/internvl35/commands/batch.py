@@ -192,7 +192,7 @@ def describe_settings(*options: Any) -> str:
     """
     facts = {name: value for own in options for name, value in asdict(own).items()}
     for name in ("max_rows", "json", "offline"):  # which change no answer
-        facts.pop(name)
+        facts.pop(name, None)
     text = json.dumps(facts, sort_keys=True)
     return f"fp_{blake2b(text.encode(), digest_size=6).hexdigest()}"
 

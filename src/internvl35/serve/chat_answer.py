@@ -51,8 +51,6 @@ class AnswerFormat:
         Returns:
             JSON values.
         """
-        num_prompt = len(completion.request.prompt)
-        num_new = sum(len(sample.token_ids) for sample in completion.samples)
         return {
             "id": request_id,
             "object": "chat.completion",
@@ -61,28 +59,53 @@ class AnswerFormat:
             "choices": [
                 self._choice(place, sample) for place, sample in enumerate(completion.samples)
             ],
-            "usage": {
-                "prompt_tokens": num_prompt,
-                "completion_tokens": num_new,
-                "total_tokens": num_prompt + num_new,
-                "prompt_tokens_details": {"cached_tokens": completion.num_cached_tokens},
-            },
+            "usage": self.describe_usage(completion),
             "system_fingerprint": self.fingerprint,
         }
+
+    def describe_usage(self, completion: Completion) -> dict[str, Any]:
+        """Count tokens.
+
+        Args:
+            completion: the answers to one request.
+
+        Returns:
+            JSON values.
+        """
+        num_prompt = len(completion.request.prompt)
+        num_new = sum(len(sample.token_ids) for sample in completion.samples)
+        return {
+            "prompt_tokens": num_prompt,
+            "completion_tokens": num_new,
+            "total_tokens": num_prompt + num_new,
+            "prompt_tokens_details": {"cached_tokens": completion.num_cached_tokens},
+        }
+
+    def describe_logprobs(
+        self, logprobs: Sequence[TokenLogprob] | None
+    ) -> dict[str, list[dict[str, Any]] | None] | None:
+        """Write how likely tokens were, end tokens left out.
+
+        Args:
+            logprobs: of tokens of an answer; None if they were not asked for.
+
+        Returns:
+            JSON values.
+        """
+        if logprobs is None:
+            return None
+        shown = [one for one in logprobs if one.token_id not in self.end_token_ids]
+        return {"content": [self._logprob(one) for one in shown], "refusal": None}
 
     def _choice(self, place: int, sample: Sample) -> dict[str, Any]:
         thinking, text = split_thinking(sample.text)
         message = {"role": "assistant", "content": text.strip(), "refusal": None}
         if thinking is not None:
             message["reasoning_content"] = thinking
-        logprobs = None
-        if sample.logprobs is not None:
-            shown = [one for one in sample.logprobs if one.token_id not in self.end_token_ids]
-            logprobs = {"content": [self._logprob(one) for one in shown], "refusal": None}
         return {
             "index": place,
             "message": message,
-            "logprobs": logprobs,
+            "logprobs": self.describe_logprobs(sample.logprobs),
             "finish_reason": sample.finish_reason,
         }
 

@@ -49,6 +49,8 @@ class ChatCall:
     """The model that it names."""
     is_streamed: bool = False
     """Whether the answer shall come in parts."""
+    has_usage: bool = False
+    """Whether the parts end with one that counts tokens."""
 
 
 def read_body(body: Any, defaults: SamplingSettings, rules: MediaRules) -> ChatCall:
@@ -86,11 +88,19 @@ def read_body(body: Any, defaults: SamplingSettings, rules: MediaRules) -> ChatC
         )
     call = ChatCall(
         messages, pictures, read_sampling(fields, defaults), read_flash(fields), model,
-        is_streamed=bool(fields.truth("stream")),
+        is_streamed=bool(fields.truth("stream")), has_usage=_read_usage(fields),
     )  # fmt: skip
-    fields.inner("stream_options")
     fields.finish(IGNORED)
     return call
+
+
+def _read_usage(fields: Fields) -> bool:
+    options = fields.inner("stream_options")
+    if options is None:
+        return False
+    has_usage = bool(options.truth("include_usage"))
+    options.finish(ignored=("include_obfuscation",))
+    return has_usage
 
 
 def prepare(chat: Chat, call: ChatCall) -> Request:

@@ -1,0 +1,224 @@
+"""Requests on their way through a gateway: read, opened, handed to the engine, counted.
+
+Routes turn what comes out into their own formats. No counterpart in the paper.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from internvl35.errors import InternVLError
+from internvl35.generate.answers import Completion, Sample, Update
+from internvl35.generate.engines import GenerationEngine
+from internvl35.generate.flash import FlashSettings
+from internvl35.generate.request import Request
+from internvl35.generate.sampling import SamplingSettings
+from internvl35.serve.chat_answer import INTERNAL, AnswerFormat
+from internvl35.serve.chat_body import ChatCall, prepare, read_body
+from internvl35.serve.chat_messages import MediaRules
+from internvl35.serve.gateway_settings import GatewaySettings
+from internvl35.serve.guard import Caller
+from internvl35.serve.metrics import Metrics
+from internvl35.serve.refusals import RefusedError
+from internvl35.serve.room import Room
+
+if TYPE_CHECKING:
+    from internvl35.chat import Chat
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What holds where a body says nothing."""
+
+    sampling: SamplingSettings
+    """How answers are chosen."""
+    flash: FlashSettings | None = None
+    """Which tiles are compressed; None for what the checkpoint says."""
+
+
+@dataclass(frozen=True)
+class OpenedCall:
+    """A request that an engine can take."""
+
+    call: ChatCall
+    """What the body asks for."""
+    request: Request
+    """Its prompt and tiles."""
+    caller: Caller
+    """Who asks."""
+
+
+class Answerer:
+    """Answers requests by an engine in this process.
+
+    Args:
+        chat: builds the prompts.
+        engine: answers them.
+        form: writes the answers.
+        defaults: what holds where a body says nothing.
+        settings: how much is let in.
+        names: of the model, the first of which answers carry; a body may name any of them.
+    """
+
+    def __init__(
+        self,
+        chat: Chat,
+        engine: GenerationEngine,
+        form: AnswerFormat,
+        defaults: Defaults,
+        settings: GatewaySettings,
+        names: Sequence[str],
+    ) -> None:
+        """Begin with empty rooms."""
+        self.chat, self.engine, self.form = chat, engine, form
+        self.defaults, self.settings, self.names = defaults, settings, tuple(names)
+        self.room = Room(settings)
+        self.metrics = Metrics(self.room)
+        self.started = int(time.time())
+        self.has_failed = False
+        self._pool = ThreadPoolExecutor(settings.num_workers, "pictures")
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are taken."""
+        return not (self.room.is_draining or self.has_failed)
+
+    def read(self, body: Any) -> ChatCall:
+        """Read a chat-completions body.
+
+        Args:
+            body: JSON values.
+
+        Returns:
+            What it asks for.
+
+        Raises:
+            InternVLError: if it cannot be answered.
+        """
+        call = read_body(body, self.defaults.sampling, MediaRules())
+        self.check_model(call.model)
+        return replace(call, flash=call.flash or self.defaults.flash)
+
+    def check_model(self, name: str | None) -> None:
+        """Refuse a model that is not served here.
+
+        Args:
+            name: as a body says it; None for any.
+
+        Raises:
+            RefusedError: if there is none of this name.
+        """
+        if name is not None and name not in self.names:
+            raise RefusedError(
+                404, f"no such model; served here: {', '.join(self.names)}",
+                code="model_not_found", param="model",
+            )  # fmt: skip
+
+    async def open(self, call: ChatCall, caller: Caller) -> OpenedCall:
+        """Open the pictures of a request and build its prompt.
+
+        Args:
+            call: what is asked for.
+            caller: who asks.
+
+        Returns:
+            What an engine takes; its tiles hold room until :meth:`close`.
+
+        Raises:
+            InternVLError: if pictures or prompt cannot be used.
+        """
+        loop, num_tiles = asyncio.get_running_loop(), 0
+        await self.room.begin_opening()
+        started = time.perf_counter()
+        try:
+            request = await loop.run_in_executor(self._pool, prepare, self.chat, call)
+            num_tiles = request.prompt.num_tiles
+        finally:
+            self.room.end_opening(num_tiles)
+        self.metrics.note_opening(time.perf_counter() - started)
+        return OpenedCall(call, request, caller)
+
+    def close(self, opened: OpenedCall) -> None:
+        """Give back the room of a request's tiles."""
+        self.room.give_back(opened.request.prompt.num_tiles)
+
+    async def stream(self, opened: OpenedCall) -> AsyncGenerator[Update]:
+        """Answer a request; leaving early cancels it.
+
+        Args:
+            opened: the request.
+
+        Yields:
+            Updates; the last one holds the completion.
+
+        Raises:
+            InternVLError: if the request cannot be answered.
+            RefusedError: if an answer broke off.
+        """
+        try:
+            updates = self.engine.stream(
+                opened.request, opened.call.sampling, request_id=opened.caller.request_id,
+                flash=opened.call.flash, cache_salt=opened.caller.salt,
+            )  # fmt: skip
+            async with aclosing(updates):  # type: ignore[type-var]  # an async generator everywhere
+                async for update in updates:
+                    _check(update)
+                    if update.completion is not None:
+                        self.metrics.note_completion(update.completion)
+                    yield update
+        except (InternVLError, GeneratorExit, asyncio.CancelledError):
+            raise
+        except Exception:
+            self.has_failed = True  # an engine that raised anything else has ended
+            raise
+
+    async def complete(self, opened: OpenedCall) -> Completion:
+        """Answer a request and wait for the whole.
+
+        Args:
+            opened: the request.
+
+        Returns:
+            Its answers, all of them whole.
+
+        Raises:
+            InternVLError: if the request cannot be answered.
+        """
+        completion = None
+        async with aclosing(self.stream(opened)) as updates:
+            async for update in updates:
+                completion = update.completion or completion
+        assert completion is not None
+        return completion
+
+
+def _check(update: Update) -> None:
+    """Raise what went wrong with an answer, if anything did."""
+    completion = update.completion
+    if completion is not None and completion.failure is not None:
+        raise completion.failure
+    samples: Sequence[Update | Sample] = () if completion is None else completion.samples
+    for one in (update, *samples):
+        if one.finish_reason in ("error", "cancelled"):
+            reason = one.error or "it was cancelled"
+            raise RefusedError(500, f"the answer broke off: {reason}", INTERNAL)
+
+
+def caller_of(state: Mapping[str, Any]) -> Caller:
+    """Tell who sent a request.
+
+    Args:
+        state: of the request's scope.
+
+    Returns:
+        What the guard noted.
+    """
+    caller = state["caller"]
+    assert isinstance(caller, Caller)
+    return caller

@@ -1,0 +1,94 @@
+"""Listens on a port until a signal ends it, and lets answers under way come to their end first.
+
+What is answered is left to :mod:`internvl35.serve.gateway`. No counterpart in the paper.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from internvl35.errors import ServerError
+from internvl35.serve.gateway_settings import GatewaySettings
+from internvl35.serve.room import Room
+
+_BACKLOG = 2048
+
+
+class Listener(uvicorn.Server):
+    """Serves one application.
+
+    Args:
+        app: of :func:`internvl35.serve.gateway.build_app`.
+        room: turns requests away from the first signal on.
+        settings: how long answers are waited for.
+    """
+
+    def __init__(self, app: ASGIApp, room: Room, settings: GatewaySettings) -> None:
+        """Listen to nothing yet."""
+        self._room = room
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, server_header=False, lifespan="off", ws="none",
+            timeout_keep_alive=30, timeout_graceful_shutdown=max(1, int(settings.drain_timeout_s)),
+            backlog=_BACKLOG,
+        )  # fmt: skip
+        super().__init__(config)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take no more requests; a second interruption at the terminal ends at once."""
+        self._room.is_draining = True
+        super().handle_exit(sig, frame)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Take a port.
+
+    Args:
+        host: an address or a name of this machine.
+        port: 0 for any that is free.
+
+    Returns:
+        The socket, which nobody listens to yet.
+
+    Raises:
+        ServerError: if it cannot be had.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        taken = socket.socket(family, kind, protocol)
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(address)
+    except (OSError, OverflowError) as error:
+        raise ServerError(f"{host} port {port} cannot be had: {error}; name another") from error
+    return taken
+
+
+def serve(app: ASGIApp, room: Room, settings: GatewaySettings, taken: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        app: the application.
+        room: of the application's answerer.
+        settings: how long answers are waited for.
+        taken: of :func:`bind`.
+    """
+    with _outliving(signal.SIGTERM):
+        Listener(app, room, settings).run(sockets=[taken])
+
+
+@contextmanager
+def _outliving(number: signal.Signals) -> Iterator[None]:
+    """Live on when uvicorn, having stopped, sends the process the signal that stopped it."""
+    before = signal.signal(number, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
