@@ -64,6 +64,48 @@ def test_lists_readers_and_coroutines_get_the_same_answers(engine, requests, exp
     assert asyncio.run(ask()) == expected
 
 
+def test_a_coroutine_cancelled_while_it_hands_its_request_over_harms_nobody(
+    engine, requests, expected
+):
+    engine.generate(requests[:1], GREEDY)  # starts the thread
+
+    async def ask():
+        is_free = threading.Event()
+        engine._orders.put(lambda: is_free.wait(10) and None)
+        hasty = asyncio.create_task(collect(engine.stream(requests[0], LONG)))
+        await asyncio.sleep(0.02)  # it waits for its request's name now
+        hasty.cancel()
+        await asyncio.gather(hasty, return_exceptions=True)
+        is_free.set()
+        return await collect(engine.stream(requests[1], GREEDY))
+
+    assert asyncio.run(ask()) == expected[1]
+    engine.close()
+    assert engine.engine.num_requests == 0
+
+
+def test_a_request_whose_name_comes_after_its_reader_left_is_cancelled(engine, requests):
+    async def ask():
+        submit, is_late = engine.engine.submit, threading.Event()
+
+        def submit_late(*arguments, **options):
+            is_late.wait(10)
+            return submit(*arguments, **options)
+
+        engine.engine.submit = submit_late
+        hasty = asyncio.create_task(collect(engine.stream(requests[0], LONG)))
+        await asyncio.sleep(0.02)  # the engine's thread is taking the request
+        hasty.cancel()
+        await asyncio.gather(hasty, return_exceptions=True)
+        is_late.set()
+        engine.engine.submit = submit
+        return await collect(engine.stream(requests[1], GREEDY))
+
+    asyncio.run(ask())
+    engine.close()
+    assert engine.engine.num_requests == 0
+
+
 def test_callers_in_several_threads_are_answered_in_the_same_steps(engine, requests, expected):
     most, plan = [0], engine.engine.scheduler.plan
 

@@ -122,12 +122,15 @@ class EngineThread:
 
         if sampling.structure is not None:  # which can take seconds
             await asyncio.to_thread(self.engine.prepare, sampling)
-        name = await asyncio.wrap_future(
-            self._submit(
-                request, sampling, hand_over, request_id=request_id, priority=priority, flash=flash,
-                cache_salt=cache_salt,
-            )
+        submitted = self._submit(
+            request, sampling, hand_over, request_id=request_id, priority=priority, flash=flash,
+            cache_salt=cache_salt,
         )  # fmt: skip
+        try:
+            name = await asyncio.wrap_future(submitted)
+        except asyncio.CancelledError:  # whose reader left before it had a name
+            submitted.add_done_callback(self._cancel_taken)
+            raise
         try:
             while True:
                 update = _checked(await news.get())
@@ -145,6 +148,10 @@ class EngineThread:
             self.engine.cancel(request_id)
 
         self._orders.put(obey)
+
+    def _cancel_taken(self, submitted: Future[str]) -> None:
+        if not submitted.cancelled() and submitted.exception() is None:
+            self.cancel(submitted.result())
 
     def close(self) -> None:
         """End all requests and the thread; a second call is harmless."""
@@ -166,6 +173,8 @@ class EngineThread:
         name: Future[str] = Future()
 
         def obey() -> None:
+            if not name.set_running_or_notify_cancel():
+                return
             if self._end is not None:
                 error = ServerError(f"the engine has ended: {self._end}")
                 error.__cause__ = self._end

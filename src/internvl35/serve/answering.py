@@ -204,7 +204,7 @@ def _check(update: Update) -> None:
     if completion is not None and completion.failure is not None:
         raise completion.failure
     samples: Sequence[Update | Sample] = () if completion is None else completion.samples
-    for one in (update, *samples):
+    for one in (*samples, update):
         if one.finish_reason in ("error", "cancelled"):
             reason = one.error or "it was cancelled"
             raise RefusedError(500, f"the answer broke off: {reason}", INTERNAL)
