@@ -103,21 +103,39 @@ def test_wrong_fields_are_named(body, param):
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("body", "param"),
     [
-        {"temperature": -1}, {"top_p": 0}, {"n": 0}, {"n": 10**6}, {"max_tokens": 0},
-        {"stop": ""}, {"logit_bias": {"1": 101}}, {"structured_outputs": {}},
-        {"structured_outputs": {"regex": "a", "choice": ["a"]}},
+        ({"temperature": -1}, "temperature"), ({"top_p": 0}, "top_p"), ({"n": 0}, "n"),
+        ({"n": 10**6}, "n"), ({"max_tokens": 0}, "max_tokens"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens"), ({"stop": ""}, "stop"),
+        ({"logit_bias": {"1": 101}}, "logit_bias"),
+        ({"max_tokens": 3, "min_tokens": 4}, "min_tokens"),
     ],
 )  # fmt: skip
-def test_values_out_of_range_are_refused(body):
-    with pytest.raises(ConfigError):
+def test_values_out_of_range_are_refused_with_their_field(body, param):
+    with pytest.raises(ConfigError) as found:
         read(**body)
+    assert isinstance(found.value, BodyError)
+    assert found.value.param == param
+    assert str(found.value).startswith(param)
+
+
+@pytest.mark.parametrize("given", [{}, {"regex": "a", "choice": ["a"]}])
+def test_no_structure_and_several_are_refused(given):
+    with pytest.raises(ConfigError):
+        read(structured_outputs=given)
+
+
+def test_fewest_tokens_may_be_more_than_the_default_most():
+    settings = read(min_tokens=10, max_tokens=20)
+    assert (settings.min_tokens, settings.max_tokens) == (10, 20)
 
 
 def test_flash_is_a_policy_or_an_object():
     assert read_flash(Fields({})) is None
     assert read_flash(Fields({"flash": "off"})) == FlashSettings("off")
+    assert read_flash(Fields({"flash": True})) == FlashSettings("released")
+    assert read_flash(Fields({"flash": False})) == FlashSettings("off")
     given = {"policy": "absolute", "absolute_threshold": 0.25}
     assert read_flash(Fields({"flash": given})) == FlashSettings("absolute", None, 0.25)
     for wrong, error in [

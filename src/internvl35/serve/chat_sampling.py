@@ -27,6 +27,10 @@ _NUMBERS = (
 _WHOLES = ("seed", "n", "min_tokens")
 
 
+class SettingError(BodyError, ConfigError):
+    """A setting of a body is out of range."""
+
+
 def read_sampling(fields: Fields, defaults: SamplingSettings) -> SamplingSettings:
     """Take from a body how its answers are chosen.
 
@@ -39,46 +43,73 @@ def read_sampling(fields: Fields, defaults: SamplingSettings) -> SamplingSetting
 
     Raises:
         BodyError: if a field has another form.
-        ConfigError: if a value is out of range.
+        SettingError: if a value is out of range.
     """
-    found: dict[str, Any] = {name: fields.number(name) for name in _NUMBERS}
+    found: dict[str, Any] = {}
+    newer, older = fields.whole("max_completion_tokens"), fields.whole("max_tokens")
+    found["max_tokens"] = older if newer is None else newer  # first: min_tokens depends on it
+    found |= {name: fields.number(name) for name in _NUMBERS}
     found |= {name: fields.whole(name) for name in _WHOLES}
     top_k = fields.whole("top_k")
     found["top_k"] = 0 if top_k == -1 else top_k  # of which vLLM makes all tokens
-    newer, older = fields.whole("max_completion_tokens"), fields.whole("max_tokens")
-    found["max_tokens"] = older if newer is None else newer
     found["ignore_end"] = fields.truth("ignore_eos")
     found["stop"] = _read_stop(fields)
     found["stop_token_ids"] = _read_ids(fields, "stop_token_ids")
     found["logit_bias"] = _read_bias(fields)
     found["num_logprobs"] = _read_logprobs(fields)
     found["structure"] = _read_structure(fields)
-    return replace(defaults, **{name: value for name, value in found.items() if value is not None})
+    settings = defaults
+    for name, value in found.items():
+        if value is not None:
+            settings = _replace(settings, name, value, fields, is_newer=newer is not None)
+    return settings
+
+
+def _replace(
+    settings: SamplingSettings, name: str, value: Any, fields: Fields, *, is_newer: bool
+) -> SamplingSettings:
+    try:
+        return replace(settings, **{name: value})
+    except ConfigError as error:
+        field = "max_completion_tokens" if is_newer and name == "max_tokens" else name
+        message = str(error).replace(name, field, 1) if field != name else str(error)
+        raise SettingError(message, fields.path(field)) from error
 
 
 def read_flash(fields: Fields) -> FlashSettings | None:
     """Take from a body which tiles are compressed, which is this package's own field ``flash``.
 
     Args:
-        fields: of the body; ``flash`` is a policy's name, or an object of :class:`FlashSettings`.
+        fields: of the body; ``flash`` is a policy's name, true or false, or an object of
+            :class:`FlashSettings`.
 
     Returns:
         Settings, None where the body says nothing.
 
     Raises:
         BodyError: if the field has another form.
-        ConfigError: if a value is out of range.
+        SettingError: if a value is out of range.
     """
     value = fields.any("flash")
     if value is None:
         return None
+    path = fields.path("flash")
+    if isinstance(value, bool):  # on: as the released code does
+        value = "released" if value else "off"
     if isinstance(value, str):
-        return FlashSettings(value)  # type: ignore[arg-type]  # which checks it
-    inner = Fields(value, fields.path("flash"))
+        return _make_flash(path, value)
+    inner = Fields(value, path)
     policy = inner.text("policy") or "released"
     thresholds = inner.number("relative_threshold"), inner.number("absolute_threshold")
     inner.finish()
-    return FlashSettings(policy, *thresholds)  # type: ignore[arg-type]
+    return _make_flash(path, policy, *thresholds)
+
+
+def _make_flash(path: str, policy: str, *thresholds: float | None) -> FlashSettings:
+    try:
+        return FlashSettings(policy, *thresholds)  # type: ignore[arg-type]  # which checks it
+    except ConfigError as error:
+        raise SettingError(f"{path}: {error}", path) from error
 
 
 def _read_stop(fields: Fields) -> tuple[str, ...] | None:
