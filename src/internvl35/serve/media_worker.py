@@ -89,8 +89,10 @@ def read_job(text: bytes) -> DecodeJob:
     given = json.loads(text)
     images, videos = given["images"], given["videos"]
     for settings in (images, videos):
-        settings["source"]["hosts"] = ()
-        settings["source"] = SourceSettings(**settings["source"])
+        source = settings["source"]
+        hosts = source["hosts"]
+        source["hosts"] = None if hosts is None else tuple(hosts)
+        settings["source"] = SourceSettings(**source)
     images["formats"] = tuple(images["formats"])
     videos |= {name: tuple(videos[name]) for name in ("formats", "codecs")}
     bound = given["bound"]
