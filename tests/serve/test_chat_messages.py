@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from internvl35.data.messages import Message, mark_images
+from internvl35.data.messages import Message, insert_marks, mark_images, video_marks
 from internvl35.data.row_turns import Slots
 from internvl35.data.row_turns import read_messages as read_rows
 from internvl35.errors import MediaError
-from internvl35.serve.chat_messages import AskedPicture, MediaRules, read_messages
+from internvl35.serve.chat_messages import (
+    AskedPicture,
+    MediaRules,
+    read_messages,
+    spread_frames,
+)
 from internvl35.serve.fields import BodyError
 
 DATA = "data:image/png;base64,AAAA"
 PICTURE = {"type": "image_url", "image_url": {"url": DATA}}
+VIDEO = {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}}
 
 
 def text(said):
@@ -63,6 +69,33 @@ def test_a_literal_mark_stays_text():
     assert (message.split_at_images(), pictures) == (["Is <image> a tag?"], ())
     message, _ = read_turn([PICTURE, text("Is <image> a tag?")])
     assert message.split_at_images() == ["", "\nIs <image> a tag?"]
+
+
+@pytest.mark.parametrize("num_pictures", [0, 1, 2])
+def test_a_video_behind_pictures_is_placed_as_a_chat_places_it(num_pictures):
+    content = [*[PICTURE] * num_pictures, VIDEO, text("What?")]
+    rules = MediaRules(allow_videos=True)
+    messages, media = read_messages([{"role": "user", "content": content}], rules)
+    assert [one.kind for one in media] == ["image"] * num_pictures + ["video"]
+    counts = [None] * num_pictures + [3]
+    (message,) = spread_frames(messages, counts, "Frame1: <image>\n")
+    asked = mark_images("What?", num_pictures)
+    asked = Message("user", insert_marks(asked, video_marks(3), num_pictures))
+    assert message.split_at_images() == asked.split_at_images()
+
+
+def test_frames_stand_where_their_video_stood_among_several_texts_and_turns():
+    rules = MediaRules(allow_videos=True)
+    entries = [
+        {"role": "user", "content": [text("a"), VIDEO, text("b"), PICTURE, text("\nc")]},
+        {"role": "assistant", "content": "yes"},
+        {"role": "user", "content": [VIDEO]},
+    ]
+    messages, _ = read_messages(entries, rules)
+    first, answer, last = spread_frames(messages, [2, None, 1], "Frame1: <image>\n")
+    assert first.split_at_images() == ["aFrame1: ", "\nFrame2: ", "\nb", "\nc"]
+    assert answer == Message("assistant", "yes")
+    assert last.split_at_images() == ["Frame1: ", "\n"]
 
 
 def test_roles_and_reasoning_reach_the_turns():

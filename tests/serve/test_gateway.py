@@ -5,28 +5,55 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import httpx
+import numpy as np
 import pytest
 from batch_stubs import EchoEngine, StubChat
 
+from internvl35.data.tiles import Grid
 from internvl35.errors import ConfigError
 from internvl35.generate.sampling import SamplingSettings
 from internvl35.serve.answering import Answerer, Defaults
 from internvl35.serve.chat_answer import AnswerFormat
 from internvl35.serve.gateway import build_app
 from internvl35.serve.gateway_settings import GatewaySettings
+from internvl35.serve.media import LoadedMedia, MediaBusyError, MediaItemError
 
 KEY = "sk-0123456789abcdef"
 CHAT = "/v1/chat/completions"
 
 
+class StubLoader:
+    """Two tiles a picture, one a frame; BUSY and BAD in an address are refused."""
+
+    def __init__(self):
+        self.items, self.is_closed = [], False
+
+    async def load(self, items, request_id=""):
+        self.items += items
+        for item in items:
+            if "BUSY" in item.source:
+                raise MediaBusyError("too many pictures", 7.0)
+            if "BAD" in item.source:
+                raise MediaItemError("no picture", item.where)
+            count = item.num_frames or 3
+            sizes = (1,) * count if item.kind == "video" else (item.max_tiles or 2,)
+            grids = tuple(Grid(1, size) for size in sizes)
+            yield LoadedMedia(np.zeros((sum(sizes), 3, 2, 2), np.uint8), grids, sizes)
+
+    async def close(self):
+        self.is_closed = True
+
+
 def make_answerer(engine=None, chat=None, **settings):
     chat = chat or StubChat()
-    chat.builder.settings = type("Settings", (), {"max_tokens": 4096})
+    label = "Frame1: <image>\n"
+    chat.builder.settings = SimpleNamespace(max_tokens=4096, frame_label=label)
     form = AnswerFormat(chat.tokenizer, chat.rules.end_token_ids, "tiny", "fp_1")
     return Answerer(
-        chat, engine or EchoEngine(), form, Defaults(SamplingSettings()),
+        chat, engine or EchoEngine(), StubLoader(), form, Defaults(SamplingSettings()),
         GatewaySettings(**settings), ("tiny", "other"),
     )  # fmt: skip
 
@@ -216,3 +243,49 @@ def test_models_are_listed_and_figures_counted():
     assert 'internvl35_answers_total{route="/v1/chat/completions",status="200"} 1.0' in figures
     assert "internvl35_new_tokens_total 6.0" in figures
     assert "secret" not in figures
+
+
+def picture(url, **more):
+    return {"type": "image_url", "image_url": {"url": url, **more}}
+
+
+def video(url, **more):
+    return {"type": "video_url", "video_url": {"url": url, **more}}
+
+
+def test_pictures_and_videos_reach_the_loader_in_order_and_their_tiles_the_engine():
+    answerer = make_answerer()
+    content = [
+        picture("data:a", max_dynamic_patch=5), video("https://h/v.mp4", num_frames=4),
+        picture("data:b"), {"type": "text", "text": "ok"}, video("data:v", bound=[1, 2.5]),
+    ]  # fmt: skip
+    response = ask(CHAT, make_body(content), answerer=answerer)
+    assert response.status_code == 200
+    items = answerer.loader.items
+    assert [(i.source, i.kind, i.max_tiles, i.num_frames, i.bound) for i in items] == [
+        ("data:a", "image", 5, None, None), ("https://h/v.mp4", "video", None, 4, None),
+        ("data:b", "image", None, None, None), ("data:v", "video", None, None, (1.0, 2.5)),
+    ]  # fmt: skip
+    assert items[1].where == "messages[0].content[1].video_url"
+    assert answerer.engine.tiles_most == 5 + 4 + 2 + 3
+    assert answerer.room.num_tiles == 0
+
+
+@pytest.mark.parametrize(
+    ("part", "status", "param"),
+    [
+        (picture("data:BAD"), 400, "messages[0].content[0].image_url"),
+        (video("data:BAD"), 400, "messages[0].content[0].video_url"),
+        (picture("file:///etc/passwd"), 400, "messages[0].content[0].image_url"),
+        (picture("/etc/passwd"), 400, "messages[0].content[0].image_url"),
+        (video("data:a", bound=[2, 1]), 400, "messages[0].content[0].video_url.bound"),
+        (video("data:a", fps=2), 400, "messages[0].content[0].video_url.fps"),
+        (picture("data:BUSY"), 503, None),
+    ],
+)
+def test_media_that_cannot_be_had_are_named(part, status, param):
+    answerer = make_answerer()
+    response = ask(CHAT, make_body([part]), answerer=answerer)
+    assert (response.status_code, response.json()["error"]["param"]) == (status, param)
+    assert response.headers.get("retry-after") == ("7" if status == 503 else None)
+    assert (answerer.room.num_requests, answerer.room.num_opening) == (0, 0)

@@ -27,9 +27,7 @@ from internvl35.generate.sampling import SamplingSettings
 from internvl35.serve.gateway_settings import GatewaySettings, check_keys
 
 if TYPE_CHECKING:
-    from internvl35.chat import Chat
-    from internvl35.generate.engines import GenerationEngine
-    from internvl35.serve.answering import Answerer
+    from internvl35.serve.media import MediaSettings
 
 KEYS_VARIABLE = "INTERNVL35_API_KEYS"
 """Environment variable whose API keys, separated by commas, count beside those of a file."""
@@ -54,6 +52,11 @@ class ServeOptions:
     """Most tiles a picture, thumbnail not counted; by default as the checkpoint says."""
     reference_images: bool = False
     """Open pictures as the released code does: EXIF orientation ignored, alpha dropped."""
+    media_host: tuple[str, ...] = field(default=(), metadata={METAVAR: "HOST"})
+    """Host from which pictures and videos are fetched; repeat it for more, * is every public one.
+    By default requests bring them along as data: URIs."""
+    media_workers: int = 2
+    """Processes that decode pictures and videos."""
     check: bool = False
     """Look whether settings, keys, port and checkpoint are usable, say so, and leave."""
 
@@ -92,6 +95,12 @@ class ServeOptions:
             )
         return keys
 
+    def media(self) -> MediaSettings:
+        """Say which pictures and videos are taken in."""
+        from internvl35.serve.media import MediaSettings
+
+        return MediaSettings(hosts=self.media_host, num_workers=self.media_workers)
+
     @property
     def pictures(self) -> PictureOptions:
         """How pictures are opened and cut."""
@@ -127,7 +136,9 @@ def serve(
             raise ServerError(
                 f"{error.name} is not installed; run pip install 'internvl35[serve]'"
             ) from error
-        from internvl35.serve.answering import Defaults
+        from internvl35.serve.answering import Answerer, Defaults
+        from internvl35.serve.chat_answer import AnswerFormat
+        from internvl35.serve.media_loader import SafeMediaLoader
     with closing(listening.bind(options.host, options.port)) as taken:
         if options.check:
             folder = hub.find_folder(model.model)
@@ -136,32 +147,18 @@ def serve(
             return
         fingerprint = describe_settings(options.pictures, system, sampling, flash, model, hub)
         chat = load_chat(model, hub, options.pictures, system)
-        defaults = Defaults(sampling, flash.settings())
         names = options.served_name or (model.model,)
+        form = AnswerFormat(chat.tokenizer, chat.rules.end_token_ids, names[0], fingerprint)
+        loader = SafeMediaLoader(chat.tiles, options.media(), chat.images)
+        defaults = Defaults(sampling, flash.settings())
         with start_engine(chat) as engine:
-            answerer = _build(chat, engine, defaults, gateway, names, fingerprint)
+            answerer = Answerer(chat, engine, loader, form, defaults, gateway, names)
             app = application.build_app(answerer, keys)
             _show_log()
             host, port = taken.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
             note(f"listening at http://{shown}:{port}/v1 as {', '.join(names)}")
-            listening.serve(app, answerer.room, gateway, taken)
-
-
-def _build(
-    chat: Chat,
-    engine: GenerationEngine,
-    defaults: object,
-    gateway: GatewaySettings,
-    names: tuple[str, ...],
-    fingerprint: str,
-) -> Answerer:
-    from internvl35.serve.answering import Answerer, Defaults
-    from internvl35.serve.chat_answer import AnswerFormat
-
-    assert isinstance(defaults, Defaults)
-    form = AnswerFormat(chat.tokenizer, chat.rules.end_token_ids, names[0], fingerprint)
-    return Answerer(chat, engine, form, defaults, gateway, names)
+            listening.serve(app, answerer, gateway, taken)
 
 
 def _show_log() -> None:

@@ -13,6 +13,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from internvl35.data.tiles import normalize_levels
 from internvl35.errors import InternVLError
 from internvl35.generate.answers import Completion, Sample, Update
 from internvl35.generate.engines import GenerationEngine
@@ -20,16 +21,24 @@ from internvl35.generate.flash import FlashSettings
 from internvl35.generate.request import Request
 from internvl35.generate.sampling import SamplingSettings
 from internvl35.serve.chat_answer import INTERNAL, AnswerFormat
-from internvl35.serve.chat_body import ChatCall, prepare, read_body
+from internvl35.serve.chat_body import ChatCall, assemble, check_tiles, read_body
 from internvl35.serve.chat_messages import MediaRules
 from internvl35.serve.gateway_settings import GatewaySettings
 from internvl35.serve.guard import Caller
+from internvl35.serve.media import LoadedMedia, MediaItem, MediaLoader
 from internvl35.serve.metrics import Metrics
 from internvl35.serve.refusals import RefusedError
 from internvl35.serve.room import Room
 
 if TYPE_CHECKING:
     from internvl35.chat import Chat
+
+
+_ANY_ADDRESS = MediaRules(allow_urls=True, allow_videos=True)
+"""What a body may name at all; the loader knows which of it is fetched."""
+
+_NUM_THREADS = 2
+"""Prompts that are built at once."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,7 @@ class Answerer:
     Args:
         chat: builds the prompts.
         engine: answers them.
+        loader: fetches and cuts pictures and videos; its limits hold.
         form: writes the answers.
         defaults: what holds where a body says nothing.
         settings: how much is let in.
@@ -70,6 +80,7 @@ class Answerer:
         self,
         chat: Chat,
         engine: GenerationEngine,
+        loader: MediaLoader,
         form: AnswerFormat,
         defaults: Defaults,
         settings: GatewaySettings,
@@ -78,11 +89,12 @@ class Answerer:
         """Begin with empty rooms."""
         self.chat, self.engine, self.form = chat, engine, form
         self.defaults, self.settings, self.names = defaults, settings, tuple(names)
+        self.loader = loader
         self.room = Room(settings)
         self.metrics = Metrics(self.room)
         self.started = int(time.time())
         self.has_failed = False
-        self._pool = ThreadPoolExecutor(settings.num_workers, "pictures")
+        self._pool = ThreadPoolExecutor(_NUM_THREADS, "prompts")
 
     @property
     def is_ready(self) -> bool:
@@ -101,7 +113,7 @@ class Answerer:
         Raises:
             InternVLError: if it cannot be answered.
         """
-        call = read_body(body, self.defaults.sampling, MediaRules())
+        call = read_body(body, self.defaults.sampling, _ANY_ADDRESS)
         self.check_model(call.model)
         return replace(call, flash=call.flash or self.defaults.flash)
 
@@ -133,16 +145,31 @@ class Answerer:
         Raises:
             InternVLError: if pictures or prompt cannot be used.
         """
-        loop, num_tiles = asyncio.get_running_loop(), 0
+        num_tiles = 0
         await self.room.begin_opening()
         started = time.perf_counter()
         try:
-            request = await loop.run_in_executor(self._pool, prepare, self.chat, call)
+            loaded = await self._load(call, caller)
+            loop = asyncio.get_running_loop()
+            request = await loop.run_in_executor(self._pool, _build, self.chat, call, loaded)
             num_tiles = request.prompt.num_tiles
         finally:
             self.room.end_opening(num_tiles)
         self.metrics.note_opening(time.perf_counter() - started)
         return OpenedCall(call, request, caller)
+
+    async def _load(self, call: ChatCall, caller: Caller) -> list[LoadedMedia]:
+        items = [
+            MediaItem(str(p.source), p.kind, p.max_tiles, p.num_frames, p.bound, p.where)
+            for p in call.pictures
+        ]
+        loaded: list[LoadedMedia] = []
+        if items:
+            async with aclosing(self.loader.load(items, caller.request_id)) as found:
+                async for media in found:
+                    loaded.append(media)
+                    check_tiles(self.chat, sum(len(one.levels) for one in loaded))
+        return loaded
 
     def close(self, opened: OpenedCall) -> None:
         """Give back the room of a request's tiles."""
@@ -196,6 +223,14 @@ class Answerer:
                 completion = update.completion or completion
         assert completion is not None
         return completion
+
+
+def _build(chat: Chat, call: ChatCall, loaded: Sequence[LoadedMedia]) -> Request:
+    shown = []
+    for media in loaded:
+        tiles = normalize_levels(media.levels).split(media.num_tiles)
+        shown.append(tuple(zip(tiles, media.grids, strict=True)))
+    return assemble(chat, call, shown)
 
 
 def _check(update: Update) -> None:

@@ -8,20 +8,32 @@ paper.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from torch import Tensor
 
 from internvl35.conversation import Conversation
 from internvl35.data.messages import Message
+from internvl35.data.tiles import Grid
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.request import Request
 from internvl35.generate.sampling import SamplingSettings
-from internvl35.serve.chat_messages import AskedPicture, MediaRules, read_messages
+from internvl35.serve.chat_messages import (
+    AskedPicture,
+    MediaRules,
+    read_messages,
+    spread_frames,
+)
 from internvl35.serve.chat_sampling import read_flash, read_sampling
 from internvl35.serve.fields import BodyError, Fields
 
 if TYPE_CHECKING:
     from internvl35.chat import Chat
+
+Shown: TypeAlias = Sequence[tuple[Tensor, Grid]]
+"""Tiles of a picture, or of each frame of a video, and how they lie beside one another."""
 
 IGNORED = (
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
@@ -84,7 +96,8 @@ def read_body(body: Any, defaults: SamplingSettings, rules: MediaRules) -> ChatC
         max_tiles = processing.whole("max_dynamic_patch")
         processing.finish()
         pictures = tuple(
-            replace(p, max_tiles=max_tiles) if p.max_tiles is None else p for p in pictures
+            replace(p, max_tiles=max_tiles) if p.max_tiles is None and p.kind == "image" else p
+            for p in pictures
         )
     call = ChatCall(
         messages, pictures, read_sampling(fields, defaults), read_flash(fields), model,
@@ -108,7 +121,7 @@ def prepare(chat: Chat, call: ChatCall) -> Request:
 
     Args:
         chat: whose prompts and limits hold.
-        call: what is asked for.
+        call: what is asked for, without videos.
 
     Returns:
         What an engine takes, not routed yet.
@@ -119,15 +132,54 @@ def prepare(chat: Chat, call: ChatCall) -> Request:
         MediaError: if a picture cannot be read.
         PromptError: if the turns do not alternate, or the prompt is too long.
     """
+    num_tiles = 0
+    shown: list[Shown] = []
+    for picture in call.pictures:
+        shown.append((chat.cut(picture.source, picture.max_tiles),))
+        num_tiles += len(shown[-1][0][0])
+        check_tiles(chat, num_tiles)  # before the next one takes memory
+    return assemble(chat, call, shown)
+
+
+def check_tiles(chat: Chat, num_tiles: int) -> None:
+    """Refuse more tiles than any prompt has places for.
+
+    Args:
+        chat: whose limits hold.
+        num_tiles: of all pictures together.
+
+    Raises:
+        PromptError: if they are too many even if all are compressed.
+    """
     config = chat.model.config
     fewest = config.compressed_tokens_per_tile if config.flash_mode else config.tokens_per_tile
-    num_tiles = 0
-    shown = []
-    for picture in call.pictures:
-        shown.append(chat.cut(picture.source, picture.max_tiles))
-        num_tiles += len(shown[-1][0])
-        chat.builder.check_length(num_tiles * fewest)  # before the next one takes memory
+    chat.builder.check_length(num_tiles * fewest)
+
+
+def assemble(chat: Chat, call: ChatCall, shown: Sequence[Shown]) -> Request:
+    """Build the prompt of a call whose pictures are cut.
+
+    Args:
+        chat: whose prompts and limits hold.
+        call: what is asked for.
+        shown: tiles and grid of each picture, or of each frame of a video, in order.
+
+    Returns:
+        What an engine takes, not routed yet.
+
+    Raises:
+        ConfigError: if tiles shall be compressed that cannot be.
+        PromptError: if the turns do not alternate, or the prompt is too long.
+    """
+    messages = call.messages
+    if any(picture.kind == "video" for picture in call.pictures):
+        counts = [
+            len(frames) if picture.kind == "video" else None
+            for picture, frames in zip(call.pictures, shown, strict=True)
+        ]
+        messages = spread_frames(messages, counts, chat.builder.settings.frame_label)
+    every = [one for frames in shown for one in frames]
     conversation = Conversation(
-        call.messages, tuple(tiles for tiles, _ in shown), tuple(grid for _, grid in shown)
+        messages, tuple(tiles for tiles, _ in every), tuple(grid for _, grid in every)
     )
     return chat.prepare(conversation, call.flash)

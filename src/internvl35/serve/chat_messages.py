@@ -10,15 +10,23 @@ the paper.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from internvl35.data.messages import IMAGE_MARK, Message, Part, image_marks
+from internvl35.data.messages import (
+    IMAGE_MARK,
+    FrameLabel,
+    Message,
+    Part,
+    image_marks,
+    video_marks,
+)
 from internvl35.data.sources import scheme_of
 from internvl35.errors import MediaError
-from internvl35.serve.fields import BodyError, Fields, show
+from internvl35.serve.fields import BodyError, Fields, as_number, show
+from internvl35.serve.media import MediaItemError, MediaKind
 
 if TYPE_CHECKING:
     from internvl35.data.images import ImageSource
@@ -42,6 +50,8 @@ class MediaRules:
     files may be named."""
     allow_urls: bool = False
     """Whether http and https URLs may be named."""
+    allow_videos: bool = False
+    """Whether videos may be named beside pictures."""
 
     def find(self, source: str) -> ImageSource:
         """Check what a body names as a picture.
@@ -89,12 +99,20 @@ class MediaRules:
 
 @dataclass(frozen=True)
 class AskedPicture:
-    """A picture of a body."""
+    """A picture of a body, or a video."""
 
     source: ImageSource
     """What may be opened."""
     max_tiles: int | None = None
     """Most tiles it is cut into; None for as many as are allowed."""
+    kind: MediaKind = "image"
+    """What it is; a video holds one place of its turn until its frames are known."""
+    num_frames: int | None = None
+    """Frames taken of a video, evenly spread; None for as many as are usual."""
+    bound: tuple[float, float] | None = None
+    """First and last second of a video; None for all of it."""
+    where: str = field(default="", compare=False)
+    """Where it stands in the body."""
 
 
 def read_messages(
@@ -166,8 +184,12 @@ def _read_content(fields: Fields, rules: MediaRules, role: str) -> list[str | As
             parts.append(_read_text(part))
         elif kind == "image_url" and role == "user":
             parts.append(_read_picture(part, rules))
+        elif kind == "video_url" and role == "user" and rules.allow_videos:
+            parts.append(_read_video(part, rules))
         else:
-            known = "text and image_url" if role == "user" else "text"
+            known = "text"
+            if role == "user":
+                known = f"text{', video_url' * rules.allow_videos} and image_url"
             where = part.path("type")
             raise BodyError(f"{where} is {show(kind)}; a {role}'s may be {known}", where)
         part.finish()
@@ -182,43 +204,102 @@ def _read_text(part: Fields) -> str:
 
 
 def _read_picture(part: Fields, rules: MediaRules) -> AskedPicture:
-    fields = part.inner("image_url")
-    where = part.path("image_url")
-    source = None if fields is None else fields.text("url")
-    if fields is None or source is None:
-        raise BodyError(f'{where} names no picture; needed: {{"url": "data:..."}}', where)
+    fields, source = _read_source(part, "image_url", "picture")
     detail = fields.text("detail") or "auto"
     if detail not in DETAILS:
         path = fields.path("detail")
         raise BodyError(f"{path} is {show(detail)}; known: {', '.join(DETAILS)}", path)
     max_tiles = fields.whole("max_dynamic_patch")
     fields.finish()
+    where = part.path("image_url")
+    found = _find(source, where, rules)
+    max_tiles = 1 if max_tiles is None and detail == "low" else max_tiles
+    return AskedPicture(found, max_tiles, where=where)
+
+
+def _read_video(part: Fields, rules: MediaRules) -> AskedPicture:
+    fields, source = _read_source(part, "video_url", "video")
+    num_frames, path = fields.whole("num_frames"), fields.path("bound")
+    given = fields.entries("bound")
+    fields.finish()
+    bound = None
+    if given is not None:
+        numbers = [as_number(value, path) for value in given]
+        if len(numbers) != 2 or not 0 <= numbers[0] < numbers[1]:
+            raise BodyError(f"{path} is no pair of seconds, the first before the second", path)
+        bound = (numbers[0], numbers[1])
+    where = part.path("video_url")
+    found = _find(source, where, rules)
+    return AskedPicture(found, None, "video", num_frames, bound, where)
+
+
+def _read_source(part: Fields, name: str, kind: str) -> tuple[Fields, str]:
+    fields, where = part.inner(name), part.path(name)
+    source = None if fields is None else fields.text("url")
+    if fields is None or source is None:
+        raise BodyError(f'{where} names no {kind}; needed: {{"url": "data:..."}}', where)
+    return fields, source
+
+
+def _find(source: str, where: str, rules: MediaRules) -> ImageSource:
     try:
-        found = rules.find(source)
+        return rules.find(source)
     except MediaError as error:
-        raise MediaError(f"{where}: {error}") from error
-    return AskedPicture(found, 1 if max_tiles is None and detail == "low" else max_tiles)
+        raise MediaItemError(f"{where}: {error}", where) from error
 
 
 def _place(parts: Sequence[str | AskedPicture]) -> list[str | Part]:
-    """Say where pictures stand among the texts of a turn."""
+    """Say where pictures stand among the texts of a turn; a video has one place for all frames."""
     texts = [part for part in parts if isinstance(part, str)]
-    num_pictures = len(parts) - len(texts)
+    media = [part for part in parts if not isinstance(part, str)]
+    placed: list[str | Part] = []
     if len(texts) <= 1:
-        labels = image_marks(num_pictures).split(IMAGE_MARK) if num_pictures else [""]
-        placed: list[str | Part] = [labels[0]]
-        for label in labels[1:]:
-            placed += [Part.IMAGE, label]
+        labels = iter(image_marks(sum(one.kind == "image" for one in media)).splitlines())
+        for one in media:
+            if one.kind == "video":
+                placed.append(Part.IMAGE)
+            else:
+                placed += [next(labels).removesuffix(IMAGE_MARK), Part.IMAGE, "\n"]
         return [*placed, *texts]
-    placed = []
     for place, part in enumerate(parts):
         if isinstance(part, str):
             placed.append(part)
             continue
         following = parts[place + 1] if place + 1 < len(parts) else ""
         is_apart = isinstance(following, str) and following[:1].isspace()
-        placed += [Part.IMAGE] if is_apart else [Part.IMAGE, "\n"]
+        placed += [Part.IMAGE] if is_apart or part.kind == "video" else [Part.IMAGE, "\n"]
     return placed
+
+
+def spread_frames(
+    messages: Sequence[Message], num_frames: Sequence[int | None], label: FrameLabel
+) -> tuple[Message, ...]:
+    """Give every frame of a video a place of its own, with its label.
+
+    Args:
+        messages: of :func:`read_messages`.
+        num_frames: of each place in order; None for a picture.
+        label: of the first frame; the others count on.
+
+    Returns:
+        The messages, with a place for each picture and each frame.
+    """
+    counts = iter(num_frames)
+    spread = []
+    for message in messages:
+        texts = message.split_at_images()
+        parts: list[str | Part] = [texts[0]]
+        for text in texts[1:]:
+            count = next(counts)
+            labels = ["", ""]
+            if count is not None:
+                labels = video_marks(count, label).split(IMAGE_MARK)
+            parts.append(labels[0])
+            for behind in labels[1:]:
+                parts += [Part.IMAGE, behind]
+            parts.append(text)
+        spread.append(Message.from_parts(parts) if len(texts) > 1 else message)
+    return tuple(spread)
 
 
 def _path_of(url: str) -> str:

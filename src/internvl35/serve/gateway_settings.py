@@ -22,8 +22,8 @@ class GatewaySettings:
     max_tiles_in_work: int = 512
     """Most tiles of requests that are being answered; pictures of further requests are opened
     later, and one request with more of them goes alone."""
-    num_workers: int = 2
-    """Requests whose pictures are opened at once."""
+    max_opening: int = 16
+    """Most requests whose pictures are fetched and opened at once."""
     max_body_mib: int = 64
     """Most MiB of a request's body."""
     body_timeout_s: float = 60.0
@@ -38,7 +38,7 @@ class GatewaySettings:
     def __post_init__(self) -> None:
         """Refuse limits under which nothing is answered."""
         for name in (
-            "max_requests", "max_tiles_in_work", "num_workers", "max_body_mib", "retry_after_s",
+            "max_requests", "max_tiles_in_work", "max_opening", "max_body_mib", "retry_after_s",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; needed: at least 1")

@@ -15,8 +15,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from internvl35.errors import ServerError
+from internvl35.serve.answering import Answerer
 from internvl35.serve.gateway_settings import GatewaySettings
-from internvl35.serve.room import Room
 
 _BACKLOG = 2048
 
@@ -26,13 +26,13 @@ class Listener(uvicorn.Server):
 
     Args:
         app: of :func:`internvl35.serve.gateway.build_app`.
-        room: turns requests away from the first signal on.
+        answerer: turns requests away from the first signal on.
         settings: how long answers are waited for.
     """
 
-    def __init__(self, app: ASGIApp, room: Room, settings: GatewaySettings) -> None:
+    def __init__(self, app: ASGIApp, answerer: Answerer, settings: GatewaySettings) -> None:
         """Listen to nothing yet."""
-        self._room = room
+        self._answerer = answerer
         config = uvicorn.Config(
             app, log_config=None, access_log=False, server_header=False, lifespan="off", ws="none",
             timeout_keep_alive=30, timeout_graceful_shutdown=max(1, int(settings.drain_timeout_s)),
@@ -42,8 +42,13 @@ class Listener(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take no more requests; a second interruption at the terminal ends at once."""
-        self._room.is_draining = True
+        self._answerer.room.is_draining = True
         super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Wait for the answers under way, then end the processes that decode."""
+        await super().shutdown(sockets)
+        await self._answerer.loader.close()
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -71,17 +76,19 @@ def bind(host: str, port: int) -> socket.socket:
     return taken
 
 
-def serve(app: ASGIApp, room: Room, settings: GatewaySettings, taken: socket.socket) -> None:
+def serve(
+    app: ASGIApp, answerer: Answerer, settings: GatewaySettings, taken: socket.socket
+) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Args:
         app: the application.
-        room: of the application's answerer.
+        answerer: of the application; its media are given up in the end.
         settings: how long answers are waited for.
         taken: of :func:`bind`.
     """
     with _outliving(signal.SIGTERM):
-        Listener(app, room, settings).run(sockets=[taken])
+        Listener(app, answerer, settings).run(sockets=[taken])
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 from internvl35.errors import ConfigError, InternVLError, MediaError, PromptError, ServerError
 from internvl35.serve.chat_answer import INTERNAL, INVALID, write_error
 from internvl35.serve.fields import BodyError
+from internvl35.serve.media import MediaBusyError
 
 
 class RefusedError(ServerError):
@@ -78,6 +79,9 @@ def refuse(error: BaseException, request_id: str) -> Refusal:
         return Refusal(400, write_error(str(error), param=error.param))
     if isinstance(error, ConfigError | MediaError | PromptError):
         return Refusal(400, write_error(str(error)))
+    if isinstance(error, MediaBusyError):
+        later = str(max(1, round(error.retry_after_s)))
+        return Refusal(503, write_error(str(error), "server_error"), {"Retry-After": later})
     if isinstance(error, TimeoutError):
         return Refusal(
             504, write_error(f"the answer took too long; request {request_id}", "timeout_error")

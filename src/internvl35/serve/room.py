@@ -95,6 +95,6 @@ class Room:
 
     def _may_open(self) -> bool:
         return (
-            self.num_opening < self.settings.num_workers
+            self.num_opening < self.settings.max_opening
             and self.num_tiles < self.settings.max_tiles_in_work
         )
