@@ -328,10 +328,13 @@ def test_a_redirect_to_a_host_that_is_not_listed_is_refused(server, monkeypatch)
         "http://good.test\\@host/x.png",
         "http://host:99999/x.png",
         "http://[::1/x.png",
+        "http://good.test host/x.png",
+        "http://good.test\0host/x.png",
+        "http://good.test\x7fhost/x.png",
     ],
 )
-def test_urls_that_two_parsers_could_read_differently_are_refused(url):
-    with pytest.raises(MediaError, match="leads to"):
+def test_urls_that_two_parsers_could_read_differently_are_refused(url, monkeypatch):
+    with resolving(monkeypatch, "127.0.0.1"), pytest.raises(MediaError, match="leads to"):
         read(url, LOCAL)
 
 

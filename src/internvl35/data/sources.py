@@ -296,14 +296,15 @@ def _fetch(url: str, label: str, settings: SourceSettings) -> bytes:
             port = parts.port or (443 if parts.scheme == "https" else 80)
         except ValueError as error:
             raise MediaError(f"{label} leads to an address that cannot be read") from error
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+        is_host = re.fullmatch(r"[^\x00-\x20\x7f]+", parts.hostname or "")  # as http.client has it
+        if parts.scheme not in ("http", "https") or not is_host or parts.username:
             raise MediaError(f"{label} leads to something else than http(s)://host/path")
         if is_secure and parts.scheme == "http":
             raise MediaError(f"{label} redirects from https to http")
-        is_secure = parts.scheme == "https"
-        if settings.hosts is not None and not _is_listed(parts.hostname, port, settings.hosts):
+        is_secure, host = parts.scheme == "https", parts.hostname or ""
+        if settings.hosts is not None and not _is_listed(host, port, settings.hosts):
             raise MediaError(f"{label} leads to a host or port that is not allowed here (hosts)")
-        address = _resolve(parts.hostname, port, label, settings)
+        address = _resolve(host, port, label, settings)
         connection = _PinnedConnection(parts, address, port, deadline)
         # A timeout on a socket starts anew with every byte; this one does not.
         timer = threading.Timer(max(0.0, deadline - time.monotonic()), connection.interrupt)
@@ -376,19 +377,19 @@ def _get(
         target += "?" + quote(parts.query, safe="/%:=&~+!$,;'@()*?")
     headers = {"Accept": "image/*,video/*;q=0.9,*/*;q=0.1", "Accept-Encoding": "identity"}
     connection.request("GET", target, headers=headers | {"User-Agent": "internvl35"})
-    response = connection.getresponse()
-    if response.status in (301, 302, 303, 307, 308):
-        return b"", response.getheader("Location") or ""
-    if response.status != 200:
-        raise MediaError(f"{label} cannot be fetched: the server answers {response.status}")
-    promised = response.length
-    if promised is not None and promised > settings.max_bytes:
-        raise _too_large(label, settings)
-    body = bytearray()
-    while chunk := response.read(CHUNK_BYTES):
-        body += chunk
-        if len(body) > settings.max_bytes:
+    with connection.getresponse() as response:  # which closing the connection would leave open
+        if response.status in (301, 302, 303, 307, 308):
+            return b"", response.getheader("Location") or ""
+        if response.status != 200:
+            raise MediaError(f"{label} cannot be fetched: the server answers {response.status}")
+        promised = response.length
+        if promised is not None and promised > settings.max_bytes:
             raise _too_large(label, settings)
-    if promised is not None and len(body) < promised:
-        raise MediaError(f"{label} ended after {len(body)} of {promised} bytes")
+        body = bytearray()
+        while chunk := response.read(CHUNK_BYTES):
+            body += chunk
+            if len(body) > settings.max_bytes:
+                raise _too_large(label, settings)
+        if promised is not None and len(body) < promised:
+            raise MediaError(f"{label} ended after {len(body)} of {promised} bytes")
     return bytes(body), ""
