@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from random import Random
 
 import pytest
@@ -12,11 +14,12 @@ from engine_requests import RULES, make_request, reference
 from internvl35.errors import PromptError, ServerError
 from internvl35.generate.engine import Engine
 from internvl35.generate.engine_settings import EngineSettings
-from internvl35.generate.engine_thread import EngineThread
-from internvl35.generate.sampling import SamplingSettings
+from internvl35.generate.engine_thread import ORDERS_PER_STEP, EngineThread
+from internvl35.generate.sampling import SamplingSettings, StructureSettings
 
 GREEDY = SamplingSettings(max_tokens=10)
 LONG = SamplingSettings(max_tokens=500, ignore_end=True)
+SHORT = SamplingSettings(max_tokens=40, ignore_end=True)
 EMPTY = make_request(Random(0), 0)
 
 
@@ -216,3 +219,177 @@ def test_an_interrupt_while_waiting_cancels_what_was_asked(engine, requests, mon
     monkeypatch.undo()
     engine.generate([requests[0]], GREEDY)
     assert engine.engine.num_requests == 0
+
+
+# Leaving and coming back --------------------------------------------------------------------------
+
+
+async def reasons(stream):
+    async for update in stream:
+        if update.completion is not None:
+            return [sample.finish_reason for sample in update.completion.samples]
+    return []
+
+
+def test_a_name_may_be_used_again_as_soon_as_its_reader_has_left(engine, requests):
+    async def ask():
+        first = engine.stream(requests[0], LONG, request_id="a")
+        await anext(first)
+        is_free = threading.Event()
+        engine._orders.put(lambda: is_free.wait(10))  # so that both orders meet before a step
+        await first.aclose()
+        again = asyncio.create_task(reasons(engine.stream(requests[1], SHORT, request_id="a")))
+        await asyncio.sleep(0.02)
+        is_free.set()
+        return await again
+
+    assert asyncio.run(ask()) == ["length"]
+
+
+def test_a_reader_who_closes_late_does_not_end_a_later_request_of_the_name(engine, requests):
+    async def ask():
+        first = engine.stream(requests[0], GREEDY, request_id="a")
+        assert await reasons(first) in (["stop"], ["length"])
+        second = engine.stream(requests[1], SHORT, request_id="a")
+        await anext(second)
+        await first.aclose()
+        return await asyncio.wait_for(reasons(second), 60)
+
+    assert asyncio.run(ask()) == ["length"]
+
+
+def test_whoever_reads_a_request_that_another_cancels_hears_of_it(engine, requests):
+    async def ask():
+        stream = engine.stream(requests[0], LONG, request_id="a")
+        await anext(stream)
+        engine.cancel("a")
+        return await asyncio.wait_for(reasons(stream), 60)
+
+    assert asyncio.run(ask()) == ["cancelled"]
+
+
+def test_a_reader_whose_loop_is_closed_harms_nobody(engine, requests, expected, monkeypatch):
+    loop = asyncio.new_event_loop()
+    stream = engine.stream(requests[0], LONG)
+    loop.run_until_complete(anext(stream))
+    loop.close()
+    monkeypatch.setattr(loop, "is_closed", lambda: False)  # as a moment before
+    (completion,) = engine.generate([requests[1]], GREEDY)
+    assert list(completion.samples[0].token_ids) == expected[1]
+    monkeypatch.undo()
+
+
+def test_a_request_that_the_engine_stumbles_over_fails_alone(engine, requests, expected):
+    with pytest.raises(AttributeError):
+        next(engine.read(None, GREEDY))
+    (completion,) = engine.generate([requests[1]], GREEDY)
+    assert list(completion.samples[0].token_ids) == expected[1]
+
+
+def test_half_a_character_in_a_salt_is_a_salt_like_others(engine, requests, expected):
+    assert (
+        asyncio.run(collect(engine.stream(requests[1], GREEDY, cache_salt="\ud800")))
+        == (expected[1])
+    )
+
+
+# Load ---------------------------------------------------------------------------------------------
+
+
+def test_a_list_is_taken_on_without_a_step_for_each_of_it(engine, requests):
+    num_works, plan = [], engine.engine.scheduler.plan
+
+    def watch():
+        works = plan()
+        num_works.append(len(works))
+        return works
+
+    engine.engine.scheduler.plan = watch
+    is_free = threading.Event()
+    engine._orders.put(lambda: is_free.wait(10))
+    reader = engine.read(requests[0], GREEDY)
+    threading.Timer(0.05, is_free.set).start()
+    next(reader)
+    reader.close()
+    num_works.clear()
+    engine.generate([requests[0]] * 12, SamplingSettings(max_tokens=5, ignore_end=True))
+    assert max(num_works) >= 12  # at five tokens each, one a step would never be so many
+
+
+@pytest.mark.parametrize("is_in_thread", [True, False])
+def test_a_list_longer_than_what_may_be_in_work_is_answered(
+    model, requests, expected, is_in_thread
+):
+    engine = Engine(model, RULES, settings=EngineSettings(max_waiting=2))
+    asked = EngineThread(engine) if is_in_thread else engine
+    found = asked.generate(requests, GREEDY)
+    assert [list(completion.samples[0].token_ids) for completion in found] == expected
+
+
+def test_few_requests_are_taken_on_between_two_steps(engine, requests):
+    is_free, taken, steps = threading.Event(), [], []
+    submit, step = engine.engine.submit, engine.engine.step
+
+    def watch_submit(*arguments, **options):
+        taken.append(None)
+        return submit(*arguments, **options)
+
+    def watch_step():
+        steps.append(len(taken))
+        return step()
+
+    engine.engine.submit, engine.engine.step = watch_submit, watch_step
+    list(engine.read(requests[0], GREEDY))
+    taken.clear()
+    steps.clear()
+
+    async def ask():
+        engine._orders.put(lambda: is_free.wait(10))
+        tasks = [
+            asyncio.create_task(reasons(engine.stream(requests[0], GREEDY))) for _ in range(50)
+        ]
+        await asyncio.sleep(0.05)
+        is_free.set()
+        return await asyncio.gather(*tasks)
+
+    assert len(asyncio.run(ask())) == 50
+    news = [later - sooner for sooner, later in zip([0, *steps], steps, strict=False)]
+    assert sum(news) == 50
+    assert max(news) <= ORDERS_PER_STEP + 1
+
+
+def test_a_structure_that_is_ready_is_not_made_again_in_the_engines_thread(
+    engine, requests, monkeypatch
+):
+    threads = []
+    grammar = object()
+
+    def prepare(_):
+        threads.append(threading.current_thread().name)
+        return grammar
+
+    monkeypatch.setattr(engine.engine, "prepare", prepare)
+    monkeypatch.setattr(engine.engine, "submit", lambda *_, grammar, **__: seen.append(grammar))
+    seen = []
+    structure = StructureSettings(regex="a")
+    threading.Timer(0.05, engine.close).start()
+    with pytest.raises(ServerError, match="closed"):
+        next(engine.read(requests[0], SamplingSettings(structure=structure)))
+    assert threads == [threading.current_thread().name]
+    assert seen == [grammar]
+
+
+def test_an_engine_that_nobody_holds_ends(model, requests):
+    engine = EngineThread(Engine(model, RULES))
+    reader = engine.read(requests[0], SHORT)
+    next(reader)
+    inner, thread = weakref.ref(engine.engine), engine._loop._thread
+    del engine
+    gc.collect()
+    assert len(read(reader)) == 39  # whoever reads holds it
+    del reader
+    gc.collect()
+    thread.join(10)
+    assert not thread.is_alive()
+    gc.collect()
+    assert inner() is None

@@ -66,6 +66,17 @@ class Completion:
     failure: InternVLError | None = None
     """Why no answer was begun, if none was."""
 
+    def as_updates(self) -> list[Update]:
+        """Tell each answer at once, as is done where none could be told before."""
+        last = len(self.samples) - 1
+        return [
+            Update(
+                self.request_id, number, sample.token_ids, sample.text, sample.logprobs,
+                sample.finish_reason, sample.error, self if number == last else None,
+            )
+            for number, sample in enumerate(self.samples)
+        ]  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Update:

@@ -70,6 +70,10 @@ class VisionEncoder(Protocol):
         """Forget a request and give its memory back; a key that is not known is passed over."""
         ...
 
+    def forget_pictures(self) -> None:
+        """Forget all visual tokens that were kept, as is needed when weights have changed."""
+        ...
+
     def step(self, max_tiles: int | None = None) -> list[tuple[str, EncodingResult]]:
         """Encode some tiles.
 

@@ -9,6 +9,7 @@ the paper.
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Sequence as Several
 from dataclasses import replace
 from typing import Any
@@ -19,16 +20,14 @@ from internvl35.generate.answers import Completion, FinishReason, TokenLogprob, 
 from internvl35.generate.blocks import BlockPool
 from internvl35.generate.cache_size import choose_num_blocks
 from internvl35.generate.decoder import LanguageDecoder
-from internvl35.generate.detokenizer import Detokenizer
 from internvl35.generate.engine_settings import EngineSettings
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.grammar import Grammar, GrammarCompiler
 from internvl35.generate.jobs import Job
-from internvl35.generate.prefix import PrefixNames
 from internvl35.generate.prompt_logprobs import find_places, note_logprobs
 from internvl35.generate.request import Request
 from internvl35.generate.rules import StopRules
-from internvl35.generate.sampler import Choice, Sampler, SamplingRow
+from internvl35.generate.sampler import Choice, Sampler
 from internvl35.generate.sampling import SamplingSettings
 from internvl35.generate.scheduler import Scheduler, Work
 from internvl35.generate.sequence import Sequence
@@ -89,6 +88,11 @@ class Engine:
         return bool(self._jobs or self._news)
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether there is work, but none that a step could do unless pictures are encoded."""
+        return bool(self._jobs) and not self._news and not self.scheduler.has_work
+
+    @property
     def num_requests(self) -> int:
         """Requests that have not ended."""
         return len(self._jobs)
@@ -102,6 +106,7 @@ class Engine:
         priority: int = 0,
         flash: FlashSettings | None = None,
         cache_salt: str = "",
+        grammar: Grammar | None = None,
     ) -> str:
         """Take a request on.
 
@@ -113,6 +118,7 @@ class Engine:
             priority: lower numbers go first.
             flash: which tiles are compressed; None as the checkpoint says.
             cache_salt: only requests of equal salt share cached prefixes.
+            grammar: what :meth:`prepare` made of ``sampling``; None to make it now.
 
         Returns:
             The name by which updates call it.
@@ -126,20 +132,31 @@ class Engine:
             raise ServerError(
                 f"{len(self._jobs)} requests are in work, as many as may be; try again later"
             )
-        number = next(self._arrivals)
-        name = f"request-{number}" if request_id is None else request_id
-        if name in self._jobs:
-            raise ServerError(f"a request {name!r} is in work already; give each its own name")
+        number, name = self._name(request_id)
         check_request(request, sampling, flash, self.model.config, self._limits)
         self._sampler.check(sampling)
-        grammar = self.prepare(sampling)
+        grammar = grammar or self.prepare(sampling)
         job = Job(name, request, sampling, priority, number, cache_salt, grammar)
         self._jobs[name] = job
-        if request.pixel_values is None and request.image_features is None:
-            self._begin(job, EncodedRequest(request, ()))
-        else:
-            self.vision.submit(name, request, flash, cache_salt=cache_salt)
+        try:
+            if request.pixel_values is None and request.image_features is None:
+                self._begin(job, EncodedRequest(request, ()))
+            else:
+                self.vision.submit(name, request, flash, cache_salt=cache_salt)
+        except BaseException:
+            self._jobs.pop(name, None)
+            raise
         return name
+
+    def _name(self, request_id: str | None) -> tuple[int, str]:
+        """Count a request and name it; a caller's own names may look like ours."""
+        while True:
+            number = next(self._arrivals)
+            name = f"request-{number}" if request_id is None else request_id
+            if name not in self._jobs:
+                return number, name
+            if request_id is not None:
+                raise ServerError(f"a request {name!r} is in work already; give each its own name")
 
     def cancel(self, request_id: str) -> bool:
         """End a request; its last update comes with the next step.
@@ -164,14 +181,20 @@ class Engine:
                 )
         return True
 
+    def drop(self, request_id: str) -> None:
+        """End a request of which nobody wants to hear any more, not even that it ended."""
+        self.cancel(request_id)
+        self._news = [update for update in self._news if update.request_id != request_id]
+
     def step(self) -> list[Update]:
         """Encode some tiles, compute some tokens.
 
         Returns:
             What is new; empty if nothing came to an end and no token was written.
         """
-        is_writing = bool(self.scheduler.running)
-        limit = self.settings.tiles_beside_answers if is_writing else None
+        limit = self.settings.tiles_beside_answers if self.scheduler.running else None
+        if len(self.scheduler.waiting) >= self.scheduler.max_sequences:
+            limit = 0  # else the visual tokens of all who wait would be held at once
         for name, found in self.vision.step(limit):
             job = self._jobs.get(name)
             if job is None:
@@ -196,25 +219,31 @@ class Engine:
         flash: FlashSettings | Several[FlashSettings | None] | None = None,
     ) -> list[Completion]:
         """Answer requests and wait for all of them; see ``GenerationEngine.generate``."""
-        each = one_each(sampling, len(requests))
-        choices = one_each(flash, len(requests))
+        each, choices = one_each(sampling, len(requests)), one_each(flash, len(requests))
+        todo = deque(enumerate(zip(requests, each, choices, strict=True)))
         found: dict[int, Completion] = {}
         places: dict[str, int] = {}
-        for place, (request, own, choice) in enumerate(zip(requests, each, choices, strict=True)):
-            try:
-                places[self.submit(request, own, flash=choice)] = place
-            except InternVLError as error:
-                found[place] = refuse(request, own, error)
+        others: list[Update] = []  # to requests that were submitted before
         while len(found) < len(requests):
+            while todo and len(self._jobs) < self.settings.max_waiting:
+                place, (request, own, choice) = todo.popleft()
+                try:
+                    places[self.submit(request, own, flash=choice)] = place
+                except InternVLError as error:
+                    found[place] = refuse(request, own, error)
             for update in self.step():
-                if update.completion is not None and update.request_id in places:
+                if update.request_id not in places:
+                    others.append(update)
+                elif update.completion is not None:
                     found[places[update.request_id]] = update.completion
+        self._news = others + self._news
         return [found[place] for place in range(len(requests))]
 
     def forget(self) -> None:
-        """Give up cached prefixes, as after the weights have changed; only between requests."""
+        """Give up all that was kept, as after the weights have changed; only between requests."""
         assert not self._jobs, "requests are in work"
         self.scheduler.pool.forget()
+        self.vision.forget_pictures()
 
     @property
     def _limits(self) -> Limits:
@@ -245,55 +274,19 @@ class Engine:
     def _begin(self, job: Job, encoded: EncodedRequest) -> None:
         """Queue the answers of a request whose pictures are encoded."""
         job.request = encoded.request
-        prompt, sampling = job.request.prompt, job.sampling
         try:
-            check_length(len(prompt), self._limits)
+            check_length(len(job.request.prompt), self._limits)
         except InternVLError as error:
             self._give_up(job, error)
             return
-        if sampling.num_prompt_logprobs is not None:
-            job.prompt_logprobs = [None]
-        row_settings = sampling
-        if job.keeps_best and sampling.num_logprobs is None:
-            row_settings = replace(sampling, num_logprobs=0)
-        for sample in range(sampling.num_samples):
-            names = None
-            if self.settings.has_prefix_cache:
-                names = PrefixNames(
-                    self.settings.block_size, prompt.image_spans, encoded.digests, job.salt
-                )
-            row = SamplingRow(
-                row_settings, prompt.token_ids, sample=sample, end_token_ids=self._ends(sampling),
-                banned_token_ids=self.rules.banned_token_ids,
-                grammar=None if job.grammar is None else job.grammar.start(),
-            )  # fmt: skip
-            sequence = Sequence(
-                request_id=job.request_id,
-                sample=sample,
-                order=(job.priority, job.arrival, sample),
-                token_ids=list(prompt.token_ids),
-                num_prompt=len(prompt),
-                max_tokens=min(sampling.max_tokens, self._limits.num_places - len(prompt)),
-                row=row,
-                names=names,
-                detokenizer=self._detokenizer(sampling),
-                leader=job.sequences[0] if sample and names is not None else None,
-                has_prompt_logprobs=sampling.num_prompt_logprobs is not None and not sample,
-                logprobs=None if row_settings.num_logprobs is None else [],
-            )
-            job.sequences.append(sequence)
+        settings = self.settings
+        job.begin(
+            encoded.digests, self.rules, self.tokenizer,
+            num_places=self._limits.num_places,
+            block_size=settings.block_size if settings.has_prefix_cache else None,
+        )  # fmt: skip
+        for sequence in job.sequences:
             self.scheduler.add(sequence)
-
-    def _ends(self, sampling: SamplingSettings) -> tuple[int, ...]:
-        ends = () if sampling.ignore_end else self.rules.end_token_ids
-        return (*ends, *sampling.stop_token_ids)
-
-    def _detokenizer(self, sampling: SamplingSettings) -> Detokenizer | None:
-        if self.tokenizer is None:
-            return None
-        return Detokenizer(
-            self.tokenizer, self.rules.end_token_ids, sampling.stop, min_tokens=sampling.min_tokens
-        )
 
     def _compute(self, works: list[Work]) -> None:
         ready = [work for work in works if work.is_last]
@@ -302,18 +295,16 @@ class Engine:
         places, asked = find_places(works)
         try:
             logits = self._decoder.logits(works, requests, places)
+            others = logits[len(ready) :]
+            for work in asked:
+                others = others[note_logprobs(self._jobs[work.sequence.request_id], work, others) :]
+            rows = [work.sequence.row for work in ready]
+            choices = self._sampler.choose(logits[: len(ready)], rows)
         except RuntimeError as error:  # out of memory, mostly: nothing of this step can be used
             for work in works:
                 self._fail_sequence(work.sequence, f"computing failed: {error}")
             return
         self.scheduler.finish_step(works)
-        others = logits[len(ready) :]
-        for work in asked:
-            others = others[note_logprobs(self._jobs[work.sequence.request_id], work, others) :]
-        if not ready:
-            return
-        rows = [work.sequence.row for work in ready]
-        choices = self._sampler.choose(logits[: len(ready)], rows)
         for work, choice in zip(ready, choices, strict=True):
             if choice.error is None:
                 self._take(work.sequence, choice)
@@ -337,7 +328,7 @@ class Engine:
         text, is_stopped = "", False
         if sequence.detokenizer is not None:
             text, is_stopped = sequence.detokenizer.push([token_id])
-        is_ended = is_stopped or token_id in self._ends(sampling)
+        is_ended = is_stopped or token_id in sequence.row.end_ids
         update = Update(
             sequence.request_id, sequence.sample, (token_id,), text,
             logprobs if sampling.num_logprobs is not None else None,
@@ -366,8 +357,8 @@ class Engine:
         if job.is_finished:
             completion = job.complete()
             del self._jobs[job.request_id]
-        elif job.keeps_best:
-            return []
+        if job.keeps_best:
+            return [] if completion is None else completion.as_updates()
         return [replace(update, text=text, finish_reason=reason, completion=completion)]
 
     def _fail_sequence(self, sequence: Sequence, error: str) -> None:
@@ -378,14 +369,7 @@ class Engine:
     def _give_up(self, job: Job, failure: InternVLError | None = None) -> None:
         """End a request none of whose answers has begun."""
         del self._jobs[job.request_id]
-        completion = job.give_up(failure)
-        self._news += [
-            Update(
-                job.request_id, number, finish_reason=sample.finish_reason, error=sample.error,
-                completion=completion if number == job.sampling.n - 1 else None,
-            )
-            for number, sample in enumerate(completion.samples)
-        ]  # fmt: skip
+        self._news += job.give_up(failure).as_updates()
 
 
 def one_each(given: Any, count: int) -> list[Any]:

@@ -8,24 +8,55 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
-from concurrent.futures import Future
-from queue import SimpleQueue
-from typing import Any, TypeAlias
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import TypeAlias
 
 from internvl35.errors import InternVLError, ServerError
 from internvl35.generate.answers import Completion, Update
 from internvl35.generate.engine import Engine, one_each, refuse
 from internvl35.generate.flash import FlashSettings
+from internvl35.generate.grammar import Grammar
 from internvl35.generate.request import Request
 from internvl35.generate.sampling import SamplingSettings
 
 News: TypeAlias = Update | BaseException
-"""What a reader gets: an update, or what ended the engine."""
+"""What a reader gets: an update, why its request was refused, or what ended the engine."""
+
+ORDERS_PER_STEP = 16
+"""Most requests that are taken on between two steps: looking at pictures takes time, for which
+those whose answers are being written would wait."""
+
+IDLE_S = 0.0005
+"""Seconds until the engine is asked again while it waits for nothing but pictures."""
+
+
+@dataclass(eq=False)
+class _Asked:
+    """A request, and who hears of it."""
+
+    request: Request
+    sampling: SamplingSettings
+    grammar: Grammar | None
+    hear: Callable[[News], None]
+    request_id: str | None = None
+    priority: int = 0
+    flash: FlashSettings | None = None
+    cache_salt: str = ""
+    name: str | None = None
+    """By which the engine calls it; None before it is taken on."""
+    is_left: bool = False
+    """Whether nobody listens any more."""
 
 
 class EngineThread:
     """Steps an engine as long as there is work; meets ``GenerationEngine``.
+
+    The thread ends with :meth:`close`, and once nobody holds this object or reads from it.
 
     Args:
         engine: nobody else may call it from now on.
@@ -33,12 +64,14 @@ class EngineThread:
 
     def __init__(self, engine: Engine) -> None:
         """Begin without a thread; the first request starts it."""
-        self.engine = engine
-        self._orders: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._readers: dict[str, Callable[[News], None]] = {}  # of the engine's thread alone
-        self._start = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._end: BaseException | None = None
+        self._loop = _Loop(engine)
+        self._orders = self._loop.orders
+        weakref.finalize(self, self._loop.abandon)
+
+    @property
+    def engine(self) -> Engine:
+        """What is stepped."""
+        return self._loop.engine
 
     def generate(
         self,
@@ -49,29 +82,34 @@ class EngineThread:
     ) -> list[Completion]:
         """Answer requests and wait for all of them; see ``GenerationEngine``."""
         each, choices = one_each(sampling, len(requests)), one_each(flash, len(requests))
-        news: SimpleQueue[News] = SimpleQueue()
+        todo = deque(enumerate(zip(requests, each, choices, strict=True)))
+        news: SimpleQueue[tuple[int, News]] = SimpleQueue()
         found: dict[int, Completion] = {}
-        places: dict[str, int] = {}
+        asked: dict[int, _Asked] = {}
         try:
-            for place, (request, own, choice) in enumerate(
-                zip(requests, each, choices, strict=True)
-            ):
-                try:
-                    self.engine.prepare(own)
-                    name = self._submit(request, own, news.put, flash=choice).result()
-                    places[name] = place
-                except InternVLError as error:
-                    if self._end is not None:
-                        raise
-                    found[place] = refuse(request, own, error)
-            while len(found) < len(requests):
-                update = _checked(news.get())
-                if update.completion is not None:
-                    found[places[update.request_id]] = update.completion
-        except BaseException:
-            for name in places:
-                self.cancel(name)
-            raise
+            while todo or asked:
+                while todo and len(asked) < self.engine.settings.max_waiting:
+                    place, (request, own, choice) = todo.popleft()
+                    hear = _Marked(place, news)
+                    try:
+                        grammar = self.engine.prepare(own)
+                    except InternVLError as error:
+                        found[place] = refuse(request, own, error)
+                        continue
+                    asked[place] = one = _Asked(request, own, grammar, hear, flash=choice)
+                    self._loop.take(one)
+                if not asked:
+                    break
+                place, item = news.get()
+                if isinstance(item, InternVLError) and not self._loop.has_ended:
+                    one = asked.pop(place)
+                    found[place] = refuse(one.request, one.sampling, item)
+                elif (completion := _checked(item).completion) is not None:
+                    del asked[place]
+                    found[place] = completion
+        finally:
+            for one in asked.values():
+                self._loop.leave(one)
         return [found[place] for place in range(len(requests))]
 
     def read(
@@ -91,16 +129,16 @@ class EngineThread:
             InternVLError: if the request is refused.
         """
         news: SimpleQueue[News] = SimpleQueue()
-        self.engine.prepare(sampling)
-        name = self._submit(request, sampling, news.put, flash=flash).result()
+        asked = _Asked(request, sampling, self.engine.prepare(sampling), news.put, flash=flash)
         try:
+            self._loop.take(asked)
             while True:
                 update = _checked(news.get())
                 yield update
                 if update.completion is not None:
                     return
         finally:
-            self.cancel(name)
+            self._loop.leave(asked)
 
     async def stream(
         self,
@@ -117,86 +155,112 @@ class EngineThread:
         news: asyncio.Queue[News] = asyncio.Queue()
 
         def hand_over(item: News) -> None:
-            if not loop.is_closed():
+            with suppress(RuntimeError):  # the reader's loop is closed: nobody reads any more
                 loop.call_soon_threadsafe(news.put_nowait, item)
 
+        grammar = None
         if sampling.structure is not None:  # which can take seconds
-            await asyncio.to_thread(self.engine.prepare, sampling)
-        submitted = self._submit(
-            request, sampling, hand_over, request_id=request_id, priority=priority, flash=flash,
-            cache_salt=cache_salt,
-        )  # fmt: skip
+            grammar = await asyncio.to_thread(self.engine.prepare, sampling)
+        asked = _Asked(
+            request, sampling, grammar, hand_over, request_id, priority, flash, cache_salt
+        )
         try:
-            name = await asyncio.wrap_future(submitted)
-        except asyncio.CancelledError:  # whose reader left before it had a name
-            submitted.add_done_callback(self._cancel_taken)
-            raise
-        try:
+            self._loop.take(asked)
             while True:
                 update = _checked(await news.get())
                 yield update
                 if update.completion is not None:
                     return
         finally:
-            self.cancel(name)
+            self._loop.leave(asked)
 
     def cancel(self, request_id: str) -> None:
-        """End a request, if it is still in work; nothing more is heard of it."""
+        """End a request, if it is still in work; whoever reads it hears so.
 
-        def obey() -> None:
-            self._readers.pop(request_id, None)
-            self.engine.cancel(request_id)
-
-        self._orders.put(obey)
-
-    def _cancel_taken(self, submitted: Future[str]) -> None:
-        if not submitted.cancelled() and submitted.exception() is None:
-            self.cancel(submitted.result())
+        Args:
+            request_id: its name.
+        """
+        engine = self.engine
+        self._orders.put(lambda: engine.cancel(request_id))
 
     def close(self) -> None:
         """End all requests and the thread; a second call is harmless."""
-        closed = ServerError("the engine was closed; start another one")
+        self._loop.close()
+
+
+class _Loop:
+    """The thread's side, which must not hold the callers' side, so that that can be collected."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.orders: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        """What the thread does between two steps."""
+        self._readers: dict[str, _Asked] = {}
+        self._start = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._end: BaseException | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether no request is taken on any more."""
+        return self._end is not None
+
+    def take(self, asked: _Asked) -> None:
+        """Hand a request to the thread; its reader hears of everything, of a refusal too."""
         with self._start:
-            self._end = self._end or closed
-        self._orders.put(lambda: None)
+            if self._end is None:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+                    self._thread.start()
+                self.orders.put(lambda: self._submit(asked))
+                return
+        self._submit(asked)
+
+    def leave(self, asked: _Asked) -> None:
+        """End a request if it has not ended; its reader hears nothing more."""
+        asked.is_left = True
+        self.orders.put(lambda: self._drop(asked))
+
+    def close(self) -> None:
+        """End all requests and the thread, and wait for it."""
+        with self._start:
+            self._end = self._end or ServerError("the engine was closed; start another one")
+        self.orders.put(_nothing)
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
-    def _submit(
-        self,
-        request: Request,
-        sampling: SamplingSettings,
-        reader: Callable[[News], None],
-        **options: Any,
-    ) -> Future[str]:
-        """Hand a request to the engine's thread; the result is its name, or why it is refused."""
-        name: Future[str] = Future()
+    def abandon(self) -> None:
+        """End the thread without waiting, in whatever thread objects are being collected."""
 
-        def obey() -> None:
-            if not name.set_running_or_notify_cancel():
-                return
-            if self._end is not None:
-                error = ServerError(f"the engine has ended: {self._end}")
-                error.__cause__ = self._end
-                name.set_exception(error)
-                return
-            try:
-                taken = self.engine.submit(request, sampling, **options)
-            except InternVLError as error:
-                name.set_exception(error)
-                return
-            self._readers[taken] = reader
-            name.set_result(taken)
+        def end() -> None:
+            self._end = self._end or ServerError("nobody holds the engine any more")
 
-        with self._start:
-            if self._end is None and self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-                self._thread.start()
-            if self._end is None:
-                self._orders.put(obey)
-                return name
-        obey()
-        return name
+        self.orders.put(end)
+
+    def _submit(self, asked: _Asked) -> None:
+        if asked.is_left:
+            return
+        if self._end is not None:
+            error = ServerError(f"the engine has ended: {self._end}")
+            error.__cause__ = self._end
+            asked.hear(error)
+            return
+        try:
+            name = self.engine.submit(
+                asked.request, asked.sampling, request_id=asked.request_id,
+                priority=asked.priority, flash=asked.flash, cache_salt=asked.cache_salt,
+                grammar=asked.grammar,
+            )  # fmt: skip
+        except Exception as error:  # noqa: BLE001 - of this request; those of others go on
+            asked.hear(error)
+        else:
+            asked.name = name
+            self._readers[name] = asked
+
+    def _drop(self, asked: _Asked) -> None:
+        if asked.name is not None and self._readers.get(asked.name) is asked:
+            del self._readers[asked.name]
+            self.engine.drop(asked.name)
 
     def _run(self) -> None:
         try:
@@ -207,27 +271,48 @@ class EngineThread:
         except BaseException as error:  # noqa: BLE001 - handed to the readers, who raise it
             with self._start:
                 self._end = error
-        for reader in self._readers.values():
+        for asked in self._readers.values():
             assert self._end is not None
-            reader(self._end)
+            asked.hear(self._end)
         self._readers.clear()
-        while not self._orders.empty():
-            self._orders.get()()
+        while not self.orders.empty():
+            self.orders.get()()
 
     def _obey(self) -> None:
         """Carry out what was ordered since the last step; wait for it if there is no work."""
         if not self.engine.has_work:
-            self._orders.get()()
-        while not self._orders.empty():
-            self._orders.get()()
+            self.orders.get()()
+        elif self.engine.is_waiting:
+            with suppress(Empty):
+                self.orders.get(timeout=IDLE_S)()
+        for _ in range(ORDERS_PER_STEP):
+            if self.orders.empty():
+                break
+            self.orders.get()()
 
     def _hand_out(self, updates: Sequence[Update]) -> None:
         for update in updates:
-            reader = self._readers.get(update.request_id)
+            asked = self._readers.get(update.request_id)
+            if asked is None:
+                continue
             if update.completion is not None:
-                self._readers.pop(update.request_id, None)
-            if reader is not None:
-                reader(update)
+                del self._readers[update.request_id]
+            asked.hear(update)
+
+
+@dataclass(frozen=True)
+class _Marked:
+    """Puts what is heard of one of several requests into the queue of all of them."""
+
+    place: int
+    news: SimpleQueue[tuple[int, News]]
+
+    def __call__(self, item: News) -> None:
+        self.news.put((self.place, item))
+
+
+def _nothing() -> None:
+    """Wakes the thread."""
 
 
 def _checked(item: News) -> Update:

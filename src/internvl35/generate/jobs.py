@@ -6,12 +6,17 @@ Steps are left to :mod:`internvl35.generate.engine`. No counterpart in the paper
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Sequence as Several
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from internvl35.errors import InternVLError
 from internvl35.generate.answers import Completion, Sample, TokenLogprob
+from internvl35.generate.detokenizer import Detokenizer
+from internvl35.generate.prefix import PrefixNames
 from internvl35.generate.request import Request
+from internvl35.generate.rules import StopRules
+from internvl35.generate.sampler import SamplingRow
 from internvl35.generate.sampling import SamplingSettings
 from internvl35.generate.sequence import Sequence
 
@@ -56,6 +61,61 @@ class Job:
     def keeps_best(self) -> bool:
         """Whether more answers are written than returned, so that none may be shown early."""
         return self.sampling.num_samples > self.sampling.n
+
+    def begin(
+        self,
+        digests: Several[bytes],
+        rules: StopRules,
+        tokenizer: Any,
+        *,
+        num_places: int,
+        block_size: int | None,
+    ) -> None:
+        """Begin its answers, its pictures being encoded.
+
+        Args:
+            digests: of what its pictures show, one for each.
+            rules: end tokens and tokens that are never chosen.
+            tokenizer: makes text of tokens; None for no texts.
+            num_places: most tokens of the prompt and an answer.
+            block_size: tokens of a block of the cache; None if nothing is shared.
+        """
+        prompt, sampling = self.request.prompt, self.sampling
+        names = None
+        if block_size is not None:
+            names = PrefixNames(block_size, prompt.image_spans, digests, self.salt)
+            names.extend(prompt.token_ids)
+        if sampling.num_prompt_logprobs is not None:
+            self.prompt_logprobs = [None]
+        row_settings = sampling
+        if self.keeps_best and sampling.num_logprobs is None:
+            row_settings = replace(sampling, num_logprobs=0)
+        for sample in range(sampling.num_samples):
+            row = SamplingRow(
+                row_settings, prompt.token_ids, sample=sample, end_token_ids=rules.end_token_ids,
+                banned_token_ids=rules.banned_token_ids,
+                grammar=None if self.grammar is None else self.grammar.start(),
+            )  # fmt: skip
+            detokenizer = None
+            if tokenizer is not None:
+                detokenizer = Detokenizer(
+                    tokenizer, rules.end_token_ids, sampling.stop, min_tokens=sampling.min_tokens
+                )
+            sequence = Sequence(
+                request_id=self.request_id,
+                sample=sample,
+                order=(self.priority, self.arrival, sample),
+                token_ids=list(prompt.token_ids),
+                num_prompt=len(prompt),
+                max_tokens=min(sampling.max_tokens, num_places - len(prompt)),
+                row=row,
+                names=None if names is None else names.copy(),
+                detokenizer=detokenizer,
+                leader=self.sequences[0] if sample and names is not None else None,
+                has_prompt_logprobs=sampling.num_prompt_logprobs is not None and not sample,
+                logprobs=None if row_settings.num_logprobs is None else [],
+            )
+            self.sequences.append(sequence)
 
     def note_first_token(self) -> None:
         """Stop the time to the first token."""

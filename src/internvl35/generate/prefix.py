@@ -6,6 +6,7 @@ and whom it may be shared with. No counterpart in the paper.
 
 from __future__ import annotations
 
+import copy
 from array import array
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -33,7 +34,14 @@ class PrefixNames:
         self.block_size = block_size
         self.names: list[bytes] = []
         self._pictures = list(zip(spans, digests, strict=True))
-        self._last = blake2b(salt.encode(), digest_size=_NAME_BYTES).digest()
+        known = salt.encode("utf-8", "surrogatepass")  # JSON may bring half a character
+        self._last = blake2b(known, digest_size=_NAME_BYTES).digest()
+
+    def copy(self) -> PrefixNames:
+        """Let another sequence go on from here, without naming again what is named."""
+        other = copy.copy(self)
+        other.names = list(self.names)
+        return other
 
     def extend(self, token_ids: Sequence[int]) -> None:
         """Name the blocks that have become full.

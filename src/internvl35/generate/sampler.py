@@ -96,7 +96,7 @@ class SamplingRow:
             self._random = Random(None if settings.seed is None else f"{settings.seed}/{sample}")
         ends = {*settings.stop_token_ids, *(() if settings.ignore_end else end_token_ids)}
         banned = {*banned_token_ids, *settings.banned_token_ids}
-        self.end_ids = np.array(sorted(ends), dtype=np.int64)
+        self.end_ids = frozenset(ends)
         """Tokens that end it."""
         self._banned_ids = np.array(sorted(banned), dtype=np.int64)
         self._early_banned_ids = np.array(sorted(banned | ends), dtype=np.int64)
@@ -342,9 +342,9 @@ def _allowed(row: SamplingRow) -> Tensor:
     """Take the tokens that a row's grammar allows, without too early ends if others are left."""
     assert row.grammar is not None
     allowed = row.grammar.allowed()
-    if row.is_early and len(row.end_ids):
+    if row.is_early and row.end_ids:
         others = allowed.clone()
-        others[torch.from_numpy(row.end_ids)] = False
+        others[sorted(row.end_ids)] = False
         if bool(others.any()):
             return others
     return allowed

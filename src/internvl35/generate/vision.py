@@ -324,7 +324,11 @@ class VisionStage:
         if not is_usable:
             self._fail(piece, NOT_FINITE)
             return
-        tiles = self.cache.keep(piece.key, tiles)
+        try:
+            tiles = self.cache.keep(piece.key, tiles)
+        except torch.OutOfMemoryError:
+            self._fail(piece, NO_MEMORY)
+            return
         for (_, index), job in self._close(piece).items():
             job.found[index] = tiles
             job.num_missing -= 1
@@ -346,6 +350,13 @@ class VisionStage:
 
     def _complete(self, job: _Job) -> None:
         self._forget(job)
+        try:
+            self._results[job.key] = self._join(job)
+        except torch.OutOfMemoryError:
+            self._results[job.key] = MediaError(NO_MEMORY)
+
+    def _join(self, job: _Job) -> EncodedRequest:
+        """Put the pieces of a request together."""
         parts = [part for part in job.found if part is not None]
         choices = [choice for part in parts for choice in part.is_compressed]
         digests, start = [], 0
@@ -358,7 +369,7 @@ class VisionStage:
         else:
             features = torch.cat([part.features for part in parts])
             request = Request(job.request.prompt, image_features=features)
-        self._results[job.key] = EncodedRequest(request, tuple(digests))
+        return EncodedRequest(request, tuple(digests))
 
 
 def _digest_features(request: Request) -> tuple[bytes, ...]:
