@@ -179,6 +179,19 @@ def test_no_weight_is_copied_and_a_change_in_place_is_seen(build_model):
     assert answers(engine.generate([request], GREEDY)) != before
 
 
+def test_pictures_are_forgotten_too_when_weights_have_changed(build_model):
+    model = build_model("qwen3")
+    engine = make_engine(model)
+    request = make_request(Random(1), 9, (1,))
+    before = answers(engine.generate([request], GREEDY))
+    with torch.no_grad():
+        for weight in model.multi_modal_projector.parameters():
+            weight.mul_(-3)
+    engine.forget()
+    assert answers(engine.generate([request], GREEDY)) == [reference(model, request, GREEDY)]
+    assert answers(engine.generate([request], GREEDY)) != before
+
+
 # Settings -----------------------------------------------------------------------------------------
 
 
@@ -260,6 +273,28 @@ def test_the_best_of_several_are_the_likeliest(qwen):
     )
     assert [s.token_ids for s in chosen.samples] == [s.token_ids for s in ranked[:2]]
     assert chosen.samples[0].logprobs is None
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False])
+def test_of_the_best_answers_each_is_told_whole_and_no_other(qwen, is_cancelled):
+    engine = make_engine(qwen)
+    sampling = SamplingSettings(max_tokens=5, temperature=2.0, seed=1, n=2, best_of=6)
+    name = engine.submit(make_request(Random(7), 8), sampling)
+    updates = engine.step()
+    if is_cancelled:
+        engine.cancel(name)
+    while engine.has_work:
+        updates += engine.step()
+    samples = updates[-1].completion.samples
+    told = [
+        (update.sample, update.token_ids, update.text, update.finish_reason) for update in updates
+    ]
+    assert told == [
+        (number, sample.token_ids, sample.text, sample.finish_reason)
+        for number, sample in enumerate(samples)
+    ]
+    assert len(samples) == 2
+    assert (samples[0].finish_reason == "cancelled") == is_cancelled
 
 
 def test_pictures_are_never_written_and_end_tokens_end(qwen):
@@ -390,6 +425,55 @@ def test_a_step_that_fails_ends_its_answers_and_the_engine_goes_on(qwen, monkeyp
     assert answers(engine.generate([request], GREEDY)) == [reference(qwen, request, GREEDY)]
 
 
+@pytest.mark.parametrize("part", ["choose", "find_logprobs"])
+def test_no_memory_to_choose_tokens_ends_the_answers_of_the_step_alone(qwen, monkeypatch, part):
+    engine = make_engine(qwen)
+    request = make_request(Random(1), 9)
+
+    def fail(*_):
+        raise torch.OutOfMemoryError("no room")
+
+    with monkeypatch.context() as patch:
+        if part == "choose":
+            patch.setattr(engine._sampler, "choose", fail)
+        else:
+            patch.setattr("internvl35.generate.prompt_logprobs.find_logprobs", fail)
+        (completion,) = engine.generate([request], replace(GREEDY, num_prompt_logprobs=0))
+    assert "no room" in completion.samples[0].error
+    assert answers(engine.generate([request], GREEDY)) == [reference(qwen, request, GREEDY)]
+
+
+def test_pictures_are_not_encoded_for_more_requests_than_soon_begin(qwen):
+    engine = make_engine(qwen, max_sequences=2)
+    for seed in range(30):
+        engine.submit(make_request(Random(seed), 9, (2,), seed=seed), GREEDY)
+    most, num_done = 0, 0
+    while engine.has_work:
+        num_done += sum(update.completion is not None for update in engine.step())
+        jobs = engine._jobs.values()
+        most = max(most, sum(job.request.image_features is not None for job in jobs))
+    assert num_done == 30
+    # two that are written, two that wait, and what a step may encode beside answers
+    assert most <= 2 + 2 + EngineSettings().tiles_beside_answers
+
+
+def test_a_list_is_answered_beside_others_whose_updates_are_not_lost(qwen):
+    engine = make_engine(qwen)
+    request = make_request(Random(1), 9)
+    name = engine.submit(request, SamplingSettings(max_tokens=2))
+    expected = reference(qwen, request, GREEDY)
+    assert answers(engine.generate([request], GREEDY)) == [expected]
+    updates = engine.step()
+    assert [update.request_id for update in updates] == [name] * 2
+    assert [token_id for update in updates for token_id in update.token_ids] == expected[:2]
+
+
+def test_our_own_names_pass_by_those_of_callers(qwen):
+    engine = make_engine(qwen)
+    engine.submit(make_request(Random(1), 9), GREEDY, request_id="request-1")
+    assert engine.submit(make_request(Random(1), 9), GREEDY) == "request-2"
+
+
 def test_too_many_requests_and_names_in_use_are_refused(qwen):
     engine = make_engine(qwen, max_waiting=2)
     request = make_request(Random(1), 9)
@@ -412,18 +496,17 @@ def test_a_cancelled_request_says_so_once_and_leaves_nothing(qwen):
     engine = make_engine(qwen)
     names = [engine.submit(make_request(Random(s), 9, (2,)), GREEDY) for s in range(3)]
     assert engine.cancel(names[0])  # while its picture waits
-    engine.step()
-    engine.step()
+    updates = engine.step() + engine.step()
     assert engine.cancel(names[1])  # while it is written
     assert not engine.cancel(names[1])
     assert not engine.cancel("unknown")
-    reasons = {}
     while engine.has_work:
-        for update in engine.step():
-            if update.completion:
-                reasons[update.request_id] = update.completion.samples[0].finish_reason
-    assert reasons[names[1]] == "cancelled"
-    assert reasons[names[2]] in ("stop", "length")
+        updates += engine.step()
+    ends = [(update.request_id, update.finish_reason) for update in updates if update.finish_reason]
+    assert sorted(ends)[:2] == [(names[0], "cancelled"), (names[1], "cancelled")]
+    assert [name for name, _ in sorted(ends)] == names
+    assert dict(ends)[names[2]] in ("stop", "length")
+    assert all(bool(update.completion) == bool(update.finish_reason) for update in updates)
     assert engine.scheduler.pool.num_available == engine.scheduler.pool.num_blocks
 
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from internvl35.data.token_writer import ImageSpan, Prompt
-from internvl35.errors import ConfigError, MediaError, PromptError
+from internvl35.errors import ConfigError, MediaError, PromptError, ServerError
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.request import Request
 from internvl35.generate.routing import route
@@ -489,9 +489,31 @@ def test_a_device_without_memory_fails_those_whose_tiles_it_could_not_take(
     stage.submit("routed", request_of(shelf, [[2, 3]]), ALL)
     stage.submit("small", request_of(shelf, [[4]]), OFF)
     found = finish(stage)
+    assert isinstance(found["large"], ServerError)  # no fault of whoever asked
     assert "no memory left" in str(found["large"])
     assert "no memory left" in str(found["routed"])
     assert found["small"].request.image_features.shape == (FULL, WIDTH)
+    assert is_empty(stage)
+
+
+@pytest.mark.parametrize("settings", [OFF, RELEASED], ids=str)
+def test_no_memory_to_put_visual_tokens_together_fails_one_request(
+    model, shelf, monkeypatch, settings
+):
+    stage = VisionStage(model)
+    join = stage._join
+
+    def join_one(job):
+        if job.key == "large":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return join(job)
+
+    monkeypatch.setattr(stage, "_join", join_one)
+    stage.submit("large", request_of(shelf, [[0, 1]]), settings)
+    stage.submit("small", request_of(shelf, [[0]]), settings)
+    found = finish(stage)
+    assert isinstance(found["large"], ServerError)
+    assert found["small"].request.image_features is not None
     assert is_empty(stage)
 
 

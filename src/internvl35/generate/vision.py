@@ -19,7 +19,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from internvl35.errors import ConfigError, InternVLError, MediaError
+from internvl35.errors import ConfigError, InternVLError, MediaError, ServerError
 from internvl35.generate.encoders import (
     EncodedRequest,
     EncodingResult,
@@ -287,7 +287,7 @@ class VisionStage:
             self._running.append((pieces, self._stream.run(encode, pixel_values)))
         except torch.OutOfMemoryError:
             for piece in pieces:
-                self._fail(piece, NO_MEMORY)
+                self._fail(piece, ServerError, NO_MEMORY)
 
     def _collect(self) -> None:
         """Hand what has come back to the requests that wait for it."""
@@ -305,7 +305,7 @@ class VisionStage:
         if not piece.waiting:
             return  # cancelled; no one will ask for the rest
         if not is_finite:
-            self._fail(piece, NOT_FINITE)
+            self._fail(piece, MediaError, NOT_FINITE)
             return
         piece.patches.append(patches)
         if sum(map(len, piece.patches)) < piece.num_tiles:
@@ -313,7 +313,7 @@ class VisionStage:
         try:
             tiles = route_patches(self._model, torch.cat(piece.patches), piece.key.flash)
         except torch.OutOfMemoryError:
-            self._fail(piece, NO_MEMORY)
+            self._fail(piece, ServerError, NO_MEMORY)
             return
         is_finite = bool(tiles.features.isfinite().all())
         is_finite = is_finite and all(map(math.isfinite, tiles.scores or ()))
@@ -322,12 +322,12 @@ class VisionStage:
     def _finish(self, piece: _Piece, tiles: RoutedTiles, *, is_usable: bool) -> None:
         """Give a piece to all who wait for it."""
         if not is_usable:
-            self._fail(piece, NOT_FINITE)
+            self._fail(piece, MediaError, NOT_FINITE)
             return
         try:
             tiles = self.cache.keep(piece.key, tiles)
         except torch.OutOfMemoryError:
-            self._fail(piece, NO_MEMORY)
+            self._fail(piece, ServerError, NO_MEMORY)
             return
         for (_, index), job in self._close(piece).items():
             job.found[index] = tiles
@@ -335,11 +335,11 @@ class VisionStage:
             if not job.num_missing:
                 self._complete(job)
 
-    def _fail(self, piece: _Piece, reason: str) -> None:
+    def _fail(self, piece: _Piece, kind: type[InternVLError], reason: str) -> None:
         """Fail all who wait for a piece."""
         for job in {job.key: job for job in self._close(piece).values()}.values():
             self._forget(job)
-            self._results[job.key] = MediaError(reason)
+            self._results[job.key] = kind(reason)
 
     def _close(self, piece: _Piece) -> dict[tuple[str, int], _Job]:
         """Take a piece off the table and tell who waited for it."""
@@ -353,7 +353,7 @@ class VisionStage:
         try:
             self._results[job.key] = self._join(job)
         except torch.OutOfMemoryError:
-            self._results[job.key] = MediaError(NO_MEMORY)
+            self._results[job.key] = ServerError(NO_MEMORY)
 
     def _join(self, job: _Job) -> EncodedRequest:
         """Put the pieces of a request together."""
