@@ -194,6 +194,16 @@ class FramePipe:
             await self._read(piece)
             left -= len(piece)
 
+    async def discard(self) -> None:
+        """Read on until the peer hangs up, so that it can still read why we do.
+
+        Raises:
+            OSError: when the connection has ended.
+        """
+        scratch = memoryview(bytearray(_LARGE))
+        while True:
+            await self._transport.read_into(scratch)
+
     def free(self, num_bytes: int) -> None:
         """Use memory again that the peer has read.
 

@@ -181,7 +181,7 @@ class Link:
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             error = self._explain(next(iter(done)).exception())
-            await self._tell(error, tasks[1])
+            await self._tell(error, *tasks[:2])
         finally:
             self._end = error
             for task in tasks:
@@ -203,13 +203,19 @@ class Link:
         assert error is not None
         raise error
 
-    async def _tell(self, error: WireError, writer: asyncio.Task[None]) -> None:
+    async def _tell(
+        self, error: WireError, reader: asyncio.Task[None], writer: asyncio.Task[None]
+    ) -> None:
         """Tell the peer why we hang up, if it listens."""
         if error.code is NackCode.LOST or writer.done():
             return
+        reader.cancel()
+        await asyncio.wait([reader])
         sent = self.post(*write_message(Nack(NO_REQUEST, error.code, str(error), None)))
-        with contextlib.suppress(WireError, TimeoutError):
-            await asyncio.wait_for(sent, self._settings.ping_every_s)
+        with contextlib.suppress(WireError, OSError):  # a time-out is an OSError, too
+            async with asyncio.timeout(self._settings.ping_every_s):
+                await sent
+                await self._pipe.discard()
 
     async def _write_all(self) -> None:
         while True:
