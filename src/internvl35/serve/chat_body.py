@@ -101,13 +101,24 @@ def read_body(body: Any, defaults: SamplingSettings, rules: MediaRules) -> ChatC
         )
     call = ChatCall(
         messages, pictures, read_sampling(fields, defaults), read_flash(fields), model,
-        is_streamed=bool(fields.truth("stream")), has_usage=_read_usage(fields),
+        is_streamed=bool(fields.truth("stream")), has_usage=read_usage(fields),
     )  # fmt: skip
     fields.finish(IGNORED)
     return call
 
 
-def _read_usage(fields: Fields) -> bool:
+def read_usage(fields: Fields) -> bool:
+    """Take from a body whether a stream ends with counts.
+
+    Args:
+        fields: of the body.
+
+    Returns:
+        Whether it says so.
+
+    Raises:
+        BodyError: if the field has another form.
+    """
     options = fields.inner("stream_options")
     if options is None:
         return False
