@@ -268,6 +268,21 @@ def test_processes_know_no_secret(command, monkeypatch):
     assert {name for name in names if "KEY" in name or name in ("HOME", "PATH")} == set()
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_replaced_processes_leave_no_open_files_behind(command):
+    async def work(pool):
+        counts = []
+        for _ in range(4):
+            await ask(pool, b"die")
+            while pool._dying:
+                await asyncio.sleep(0)
+            counts.append(len(list(Path("/proc/self/fd").iterdir())))
+        return counts
+
+    counts = run(command, work)
+    assert counts[-1] <= counts[0]
+
+
 def test_a_program_that_is_not_there_is_our_fault():
     async def work(pool):
         with pytest.raises(ServerError, match="can be started"):

@@ -89,8 +89,8 @@ class MediaSettings:
     """Frames taken of a video where a request does not say it."""
     max_frames: int = 128
     """Most frames that a request may ask of a video."""
-    max_frame_pixels: int = 3840 * 2176
-    """Most pixels of a frame of a video."""
+    max_frame_pixels: int = 4096 * 2400
+    """Most pixels of a frame of a video; some decoders count margins of 200 pixels in."""
     max_packets: int = 500_000
     """Most frames that a video may have in all, which bounds its length."""
     video_formats: tuple[str, ...] = ("mov", "matroska")

@@ -200,7 +200,7 @@ def _work_and_exit(
         try:
             reply = pack(*work(job, data))
         except MediaError as error:  # whose label is that of all bytes, or of all open files
-            name = "the picture" if job.kind == "image" else "the video"
+            name = "the picture" if job.kind == "image" else "the sent file"
             reply = pack({"error": str(error).replace(_LABELS[job.kind], name, 1)})
         except MemoryError:
             reply = pack({"error": "it takes more memory to decode than is allowed"})
