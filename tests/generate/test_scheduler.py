@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from internvl35.generate.blocks import BlockPool
 from internvl35.generate.prefix import PrefixNames
-from internvl35.generate.scheduler import Scheduler
+from internvl35.generate.scheduler import MAX_LOGGED_TOKENS, Scheduler
 from internvl35.generate.sequence import Sequence
 
 SIZE = 4
@@ -124,6 +124,23 @@ def test_a_long_prompt_leaves_half_of_a_step_to_those_behind_it():
         {"0": 10, "1": 1, "2": 9},
         {"0": 10, "1": 1, "2": 9},
     ]
+
+
+def test_few_tokens_of_a_step_need_logits_as_part_of_a_prompt():
+    scheduler = Scheduler(BlockPool(3000), SIZE, 4096, 4)
+    sequences = [make(number, 1500, 1) for number in range(3)]
+    sequences[0].has_prompt_logprobs = sequences[2].has_prompt_logprobs = True
+    for sequence in sequences:
+        scheduler.add(sequence)
+    counts = []
+    while scheduler.has_work:
+        works, _ = step(scheduler)
+        counts.append([work.count for work in works])
+        logged = [work.count for work in works if work.sequence.has_prompt_logprobs]
+        assert sum(logged) <= MAX_LOGGED_TOKENS
+    assert counts[0] == [512, 1500]
+    assert sum(map(sum, counts)) == 4500
+    assert len(counts) == 6
 
 
 def test_lower_numbers_go_first_and_take_the_seat_of_higher_ones():

@@ -106,7 +106,19 @@ def test_of_several_answers_only_the_likeliest_are_told_and_that_at_the_end(toke
     updates, whole = write(tokenizer, llm, n=2, best_of=3)
     assert [sample.text for sample in whole.samples] == ["b", "c"]
     assert [sample.logprobs for sample in whole.samples] == [None, None]
-    assert len(updates) == 1
+    assert [(update.sample, update.text, update.finish_reason) for update in updates] == [
+        (0, "b", "stop"),
+        (1, "c", "stop"),
+    ]
+    assert [update.completion for update in updates] == [None, whole]
+
+
+def test_text_goes_on_behind_a_stop_text_that_comes_too_early(tokenizer):
+    ids = letters(tokenizer, "abcd")
+    llm = StandIn([part([token]) for token in ids[:3]] + [part(ids[3:], "length")])
+    updates, whole = write(tokenizer, llm, stop=("b",), min_tokens=3)
+    assert whole.samples[0].text == "abcd"
+    assert "".join(update.text for update in updates) == "abcd"
 
 
 def test_an_answer_that_vllm_refuses_fails_alone(tokenizer):

@@ -28,8 +28,8 @@ News: TypeAlias = Update | BaseException
 """What a reader gets: an update, why its request was refused, or what ended the engine."""
 
 ORDERS_PER_STEP = 16
-"""Most requests that are taken on between two steps: looking at pictures takes time, for which
-those whose answers are being written would wait."""
+"""Most requests, and tiles with them, that are taken on between two steps: tiles are looked
+through, some milliseconds each, while those whose answers are being written wait."""
 
 IDLE_S = 0.0005
 """Seconds until the engine is asked again while it waits for nothing but pictures."""
@@ -196,6 +196,7 @@ class _Loop:
         self.orders: SimpleQueue[Callable[[], object]] = SimpleQueue()
         """What the thread does between two steps."""
         self._readers: dict[str, _Asked] = {}
+        self._num_left = 0  # of what is taken on before the next step
         self._start = threading.Lock()
         self._thread: threading.Thread | None = None
         self._end: BaseException | None = None
@@ -254,6 +255,7 @@ class _Loop:
         except Exception as error:  # noqa: BLE001 - of this request; those of others go on
             asked.hear(error)
         else:
+            self._num_left -= asked.request.prompt.num_tiles
             asked.name = name
             self._readers[name] = asked
 
@@ -285,9 +287,9 @@ class _Loop:
         elif self.engine.is_waiting:
             with suppress(Empty):
                 self.orders.get(timeout=IDLE_S)()
-        for _ in range(ORDERS_PER_STEP):
-            if self.orders.empty():
-                break
+        self._num_left = ORDERS_PER_STEP
+        while self._num_left > 0 and not self.orders.empty():
+            self._num_left -= 1
             self.orders.get()()
 
     def _hand_out(self, updates: Sequence[Update]) -> None:

@@ -15,6 +15,11 @@ from dataclasses import dataclass
 from internvl35.generate.blocks import BlockPool
 from internvl35.generate.sequence import Sequence
 
+MAX_LOGGED_TOKENS = 512
+"""Most tokens of a step whose log-probabilities are asked for as part of a prompt: each has a row
+of logits, which at 8,192 tokens would be 2.5 GB that no one else's answer could be computed
+beside."""
+
 
 @dataclass(frozen=True)
 class Work:
@@ -96,7 +101,7 @@ class Scheduler:
             if sequence.num_waiting == 1 and id(sequence) not in planned
         ]
         works = answers + [Work(sequence, sequence.num_computed, 1) for sequence in new]
-        counts = _share([sequence.num_waiting for sequence in prompts], budget - len(new))
+        counts = _share(_wanted(prompts), budget - len(new))
         works += [
             Work(sequence, sequence.num_computed, count)
             for sequence, count in zip(prompts, counts, strict=True)
@@ -216,6 +221,18 @@ class Scheduler:
         orders = [sequence.order for sequence in self.running]
         assert orders == sorted(orders)
         assert len(self.running) <= self.max_sequences
+
+
+def _wanted(prompts: list[Sequence]) -> list[int]:
+    """Tokens that prompts could take of a step; logits of prompt tokens need memory for each."""
+    wanted, room = [], MAX_LOGGED_TOKENS
+    for sequence in prompts:
+        count = sequence.num_waiting
+        if sequence.has_prompt_logprobs:
+            count = min(count, room)
+            room -= count
+        wanted.append(count)
+    return wanted
 
 
 def _part(wanted: int, budget: int) -> int:

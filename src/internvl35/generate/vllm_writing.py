@@ -65,11 +65,7 @@ class Asked:
         samples = (sample,) * self.sampling.n
         seconds = time.perf_counter() - self.started
         whole = Completion(self.name, self.request, samples, 0, seconds=seconds)
-        updates = [
-            Update(self.name, number, finish_reason=reason, error=error)
-            for number in range(self.sampling.n)
-        ]
-        return [*updates[:-1], replace(updates[-1], completion=whole)], whole
+        return whole.as_updates(), whole
 
 
 @dataclass
@@ -144,9 +140,9 @@ class AnswerWriter:
                         tell(last)
                     continue
                 whole = _complete(asked, answers)
-                if asked.keeps_best:
-                    last = Update(asked.name, 0, finish_reason=last.finish_reason)
-                tell(replace(last, completion=whole))
+                told = whole.as_updates() if asked.keeps_best else [replace(last, completion=whole)]
+                for update in told:
+                    tell(update)
                 return whole
         finally:
             for task in tasks:
@@ -163,7 +159,10 @@ class AnswerWriter:
     ) -> Update:
         """Write one answer; its last update is not told but returned."""
         arguments = sampling_arguments(asked.sampling, self._rules, self._num_rows, sample=sample)
-        detokenizer = Detokenizer(self._tokenizer, self._rules.end_token_ids, asked.sampling.stop)
+        detokenizer = Detokenizer(
+            self._tokenizer, self._rules.end_token_ids, asked.sampling.stop,
+            min_tokens=asked.sampling.min_tokens,
+        )  # fmt: skip
         try:
             async for output in self._outputs(asked, prompt, sample, arguments):
                 _note(output, asked, answer)
