@@ -7,7 +7,6 @@ counterpart in the paper.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from internvl35.data.thinking import split_thinking
@@ -16,10 +15,36 @@ from internvl35.replies import new_pieces
 from internvl35.serve.chat_answer import AnswerFormat
 
 
-@dataclass
-class _Choice:
-    text: str = ""
-    shown: dict[bool, str] = field(default_factory=lambda: {True: "", False: ""})
+class AnswerPieces:
+    """Takes reasoning and answer apart while they are written."""
+
+    def __init__(self) -> None:
+        """Begin with nothing written."""
+        self._text = ""
+        self._shown = {True: "", False: ""}
+
+    def add(self, text: str, *, is_last: bool) -> list[tuple[str, bool]]:
+        """Take in what was written.
+
+        Args:
+            text: new text.
+            is_last: whether nothing follows.
+
+        Returns:
+            What can be told now, and whether each part belongs to the reasoning.
+        """
+        self._text += text
+        if not is_last:
+            return list(new_pieces(self._text, self._shown))
+        thinking, answer = self.whole()
+        parts = ((thinking or "", True), (answer, False))
+        rest = [(part[len(self._shown[is_thinking]) :], is_thinking) for part, is_thinking in parts]
+        return [one for one in rest if one[0]]
+
+    def whole(self) -> tuple[str | None, str]:
+        """Tell reasoning and answer as far as they are written."""
+        thinking, answer = split_thinking(self._text)
+        return thinking, answer.strip()
 
 
 class ChatStream:
@@ -39,7 +64,7 @@ class ChatStream:
             "id": name, "object": "chat.completion.chunk", "created": created, "model": form.model,
             "system_fingerprint": form.fingerprint,
         }  # fmt: skip
-        self._choices: dict[int, _Choice] = {}
+        self._choices: dict[int, AnswerPieces] = {}
 
     def add(self, update: Update) -> Iterator[Mapping[str, Any]]:
         """Make chunks of an update.
@@ -52,12 +77,10 @@ class ChatStream:
         """
         place = update.sample
         if place not in self._choices:
-            self._choices[place] = _Choice()
+            self._choices[place] = AnswerPieces()
             yield self._chunk(place, {"role": "assistant", "content": ""})
-        choice = self._choices[place]
-        choice.text += update.text
         is_last = update.finish_reason is not None
-        pieces = list(_rest(choice) if is_last else new_pieces(choice.text, choice.shown))
+        pieces = self._choices[place].add(update.text, is_last=is_last)
         logprobs = self._form.describe_logprobs(update.logprobs)
         if logprobs is not None and logprobs["content"] and not pieces:
             pieces = [("", False)]
@@ -92,11 +115,3 @@ class ChatStream:
         choice = {"index": place, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
         usage = {"usage": None} if self._has_usage else {}
         return {**self._frame, "choices": [choice], **usage}
-
-
-def _rest(choice: _Choice) -> Iterator[tuple[str, bool]]:
-    """Tell what was held back of an answer that has ended."""
-    thinking, answer = split_thinking(choice.text)
-    for is_thinking, whole in ((True, thinking or ""), (False, answer.strip())):
-        if rest := whole[len(choice.shown[is_thinking]) :]:
-            yield rest, is_thinking

@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from internvl35.errors import InternVLError
-from internvl35.serve import routes_chat, routes_info, routes_text
+from internvl35.serve import routes_chat, routes_info, routes_responses, routes_text
 from internvl35.serve.answering import Answerer, caller_of
 from internvl35.serve.chat_answer import write_error
 from internvl35.serve.gateway_settings import check_keys
@@ -41,8 +41,8 @@ def build_app(answerer: Answerer, keys: Collection[str] = ()) -> FastAPI:
     check_keys(tuple(keys))
     app = FastAPI(title="internvl35", docs_url=None, redoc_url=None)
     app.state.answerer = answerer
-    for router in (routes_chat.router, routes_text.router, routes_info.router):
-        app.include_router(router)
+    for routes in (routes_chat, routes_text, routes_responses, routes_info):
+        app.include_router(routes.router)
     app.add_exception_handler(InternVLError, _refuse)
     app.add_exception_handler(TimeoutError, _refuse)
     app.add_exception_handler(HTTPException, _refuse_route)
