@@ -23,7 +23,7 @@ from internvl35.errors import CheckpointError, ConfigError, DataError
 ROOT = Path(__file__).parents[1]
 HEAVY = (
     "torch", "transformers", "numpy", "PIL", "av", "matplotlib", "huggingface_hub", "rich", "yaml",
-    "peft", "datasets", "rapidfuzz",
+    "peft", "datasets", "rapidfuzz", "fastapi", "uvicorn",
 )  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def fake_app(monkeypatch: pytest.MonkeyPatch, command: Callable[[], None]) -> No
     "arguments",
     [
         ["--help"], ["models", "--help"], ["models", "--json"], ["sft", "--help"], ["pt", "--help"],
-        ["infer", "--help"], ["export", "--help"], ["data", "--help"], ["recipes"],
+        ["infer", "--help"], ["export", "--help"], ["data", "--help"], ["recipes"], ["serve", "--help"],
     ],
 )  # fmt: skip
 def test_help_and_sizes_load_no_heavy_library(arguments: list[str]) -> None:

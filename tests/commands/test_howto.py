@@ -16,7 +16,7 @@ HOWTO = Path(__file__).parents[2] / "docs" / "howto"
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PAGES = {
     "batch.md": ["batch"], "chat.md": ["chat"], "convert.md": ["convert"], "flash.md": ["chat"],
-    "train-tiny.md": ["train", "tiny"],
+    "serve.md": ["serve"], "train-tiny.md": ["train", "tiny"],
 }  # fmt: skip
 TRAINED_PAGES = {"infer.md": "infer", "export.md": "export", "vico.md": "vico"}
 
@@ -48,6 +48,12 @@ def test_the_page_on_files_of_requests_names_every_option_but_those_of_sampling(
     text = (HOWTO / "batch.md").read_text(encoding="utf-8")
     sampling = {"--top-p", "--top-k", "--min-p", "--repetition-penalty", "--stop", "--help"}
     assert {flag for flag in flags_of(["batch"]) if flag not in text} - sampling == set()
+
+
+def test_the_page_on_serving_names_every_option_but_those_of_sampling():
+    text = (HOWTO / "serve.md").read_text(encoding="utf-8")
+    sampling = {"--top-p", "--top-k", "--min-p", "--repetition-penalty", "--stop", "--help"}
+    assert {flag for flag in flags_of(["serve"]) if flag not in text} - sampling == set()
 
 
 @pytest.mark.parametrize(("page", "command"), TRAINED_PAGES.items())
