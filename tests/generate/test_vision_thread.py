@@ -120,3 +120,19 @@ def test_closing_fails_who_still_waits_and_who_comes_later():
     assert all(isinstance(error, ServerError) for error in errors)
     with pytest.raises(ServerError, match="closed"):
         thread.encode(request_of(9)).result(10)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_breaks_tells_those_too_whom_it_has_not_taken_up():
+    encoder = SlowEncoder()
+    encoder.step = lambda max_tiles=None: (encoder.gate.acquire(), {}["a bug"])
+    thread = VisionThread(encoder)
+    first = thread.encode(request_of(0))
+    while not encoder.waiting:  # the thread is in its step from now on, or just before
+        threading.Event().wait(0.001)
+    others = [thread.encode(request_of(number)) for number in range(1, 4)]
+    encoder.gate.release()
+    for future in (first, *others, thread.encode(request_of(9))):
+        with pytest.raises(ServerError, match="closed"):
+            future.result(10)
+    thread.close()

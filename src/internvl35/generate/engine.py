@@ -21,6 +21,7 @@ from internvl35.generate.blocks import BlockPool
 from internvl35.generate.cache_size import choose_num_blocks
 from internvl35.generate.decoder import LanguageDecoder
 from internvl35.generate.engine_settings import EngineSettings
+from internvl35.generate.engines import one_each
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.grammar import Grammar, GrammarCompiler
 from internvl35.generate.jobs import Job
@@ -370,11 +371,6 @@ class Engine:
         """End a request none of whose answers has begun."""
         del self._jobs[job.request_id]
         self._news += job.give_up(failure).as_updates()
-
-
-def one_each(given: Any, count: int) -> list[Any]:
-    """Repeat one setting for all of so many requests, or take a list of them as it is."""
-    return list(given) if isinstance(given, list | tuple) else [given] * count
 
 
 def refuse(request: Request, sampling: SamplingSettings, error: InternVLError) -> Completion:

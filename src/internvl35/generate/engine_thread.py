@@ -18,7 +18,8 @@ from typing import TypeAlias
 
 from internvl35.errors import InternVLError, ServerError
 from internvl35.generate.answers import Completion, Update
-from internvl35.generate.engine import Engine, one_each, refuse
+from internvl35.generate.engine import Engine, refuse
+from internvl35.generate.engines import one_each
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.grammar import Grammar
 from internvl35.generate.request import Request

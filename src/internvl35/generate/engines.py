@@ -7,7 +7,7 @@ Our own engine stands in :mod:`internvl35.generate.engine`, vLLM's in
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from internvl35.generate.answers import Completion, Update
 from internvl35.generate.flash import FlashSettings
@@ -78,3 +78,8 @@ class GenerationEngine(Protocol):
     def close(self) -> None:
         """End all requests and give back threads and processes; a second call is harmless."""
         ...
+
+
+def one_each(given: Any, count: int) -> list[Any]:
+    """Repeat one setting for all of so many requests, or take a list of them as it is."""
+    return list(given) if isinstance(given, list | tuple) else [given] * count

@@ -54,8 +54,10 @@ class VisionThread:
         future: Future[Request] = Future()
 
         def begin() -> None:
-            if not future.cancelled():
-                self._waiting[name] = future
+            if future.cancelled():
+                return
+            self._waiting[name] = future
+            if not self._is_closed:
                 self._encoder.submit(name, request, flash, cache_salt=cache_salt)
 
         with self._lock:
@@ -84,7 +86,12 @@ class VisionThread:
         try:
             self._follow_orders()
         finally:
-            self._is_closed = True
+            with self._lock:
+                self._is_closed = True
+            while not self._orders.empty():  # whoever asked meanwhile waits too
+                order = self._orders.get()
+                if order is not None:
+                    order()
             for future in self._waiting.values():
                 if future.set_running_or_notify_cancel():
                     future.set_exception(_closed())

@@ -31,6 +31,7 @@ from internvl35.data.prompt import PromptBuilder, PromptSettings
 from internvl35.data.tokenizer import load_tokenizer
 from internvl35.errors import CheckpointError, ConfigError, InternVLError, PromptError, ServerError
 from internvl35.generate.answers import Completion, Update
+from internvl35.generate.engines import one_each
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.request import Request
 from internvl35.generate.routing import resolve_settings
@@ -187,8 +188,8 @@ class VLLMEngine:
             ServerError: if the engine is closed, or vLLM has died.
         """
         self._check_open()
-        each = _one_each(sampling, len(requests))
-        choices = _one_each(flash, len(requests))
+        each = one_each(sampling, len(requests))
+        choices = one_each(flash, len(requests))
         asked = [
             Asked(f"request-{next(self._numbers)}", request, own, choice)
             for request, own, choice in zip(requests, each, choices, strict=True)
@@ -371,8 +372,3 @@ async def _shut_down(llm: Any) -> None:
 
 def _pass_over(_: Update) -> None:
     """Nobody reads along."""
-
-
-def _one_each(given: Any, count: int) -> list[Any]:
-    """Repeat one setting for all, or take a sequence as it is."""
-    return list(given) if isinstance(given, list | tuple) else [given] * count
