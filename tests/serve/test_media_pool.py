@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import signal
 import struct
 import sys
@@ -296,6 +297,33 @@ def test_jobs_of_many_are_done_side_by_side(command):
         return set(await asyncio.gather(*(ask(pool, b"pid") for _ in range(8))))
 
     assert 1 <= len(run(command, work, num_workers=3)) <= 3
+
+
+def test_in_a_crowd_everyone_gets_his_own_answer_or_one_error(command):
+    chance = random.Random(3)
+    plans = [chance.choice(["good", "good", "die", "leave"]) for _ in range(60)]
+
+    async def one(pool, number, plan):
+        said = {"sizes": [[8, 8 * (number % 4 + 1)]], "timestamps_s": []}
+        num_tiles = (1, 3, 4, 5)[number % 4]
+        task = asyncio.create_task(
+            ask(pool, b"die" if plan == "die" else say(said, num_tiles * TILE))
+        )
+        if plan == "leave":
+            await asyncio.sleep(chance.random() / 5)
+            task.cancel()
+        (found,) = await asyncio.gather(task, return_exceptions=True)
+        if isinstance(found, asyncio.CancelledError):
+            return plan == "leave"
+        return "cannot be decoded" in found if plan == "die" else len(found.levels) == num_tiles
+
+    async def work(pool):
+        right = await asyncio.gather(*(one(pool, *each) for each in enumerate(plans)))
+        return right, len(pool._idle), len(pool._used), (await ask(pool, b"pid")).isdigit()
+
+    right, num_idle, num_used, is_well = run(command, work, num_workers=3)
+    assert right == [True] * 60
+    assert (num_idle <= 3, num_used, is_well) == (True, 0, True)
 
 
 def test_time_over_is_told_with_its_limit(command):

@@ -8,6 +8,8 @@ import os
 import resource
 import signal
 import struct
+import subprocess
+import sys
 import time
 import zlib
 
@@ -189,6 +191,39 @@ def test_a_job_sees_no_file_that_others_are_read_from(tmp_path):
             return {"is_open": True}, b""
 
         assert read(answer_apart(JOB, b"", look))[0] == {"is_open": False}
+
+
+RIGHTS = """
+import ctypes, json, os, sys
+from internvl35.serve.media_worker import _give_up_rights
+child = os.fork()
+if child == 0:
+    os._exit(1 if ctypes.CDLL(None).unshare(0x50000000) else 0)
+can_leave = os.waitpid(child, 0)[1] == 0
+before = os.readlink("/proc/self/ns/net")
+_give_up_rights()
+try:
+    with open(sys.argv[1], "w") as file:
+        file.write("x")
+    wrote = True
+except OSError:
+    wrote = False
+has_left = before != os.readlink("/proc/self/ns/net")
+print(json.dumps([can_leave, has_left, wrote]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="namespaces are Linux's")
+def test_a_decoding_process_writes_no_files_and_has_no_network_where_that_can_be(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", RIGHTS, str(tmp_path / "x")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    can_leave, has_left, wrote = json.loads(done.stdout)
+    assert has_left == can_leave
+    assert not wrote
 
 
 def test_a_message_says_how_long_it_is():
