@@ -21,7 +21,7 @@ export PIP_CONSTRAINT := $(abspath constraints.txt)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint train-tiny bench-tiny train-flash bench-flash test-vllm clean
+.PHONY: help demo test lint train-tiny bench-tiny train-flash bench-flash bench-engine test-vllm clean
 
 help:
 	@echo "make demo   set up in $(VENV) and ask one question about a picture"
@@ -31,6 +31,7 @@ help:
 	@echo "make bench-tiny  figures of the embedded checkpoint on fresh pictures, about an hour"
 	@echo "make train-flash  make a Flash checkpoint of the embedded one, in runs/flash; goes on where it stopped"
 	@echo "make bench-flash  what it keeps and saves on pictures of many tiles (FLASH_MODEL=...), about an hour"
+	@echo "make bench-engine  the engine against transformers and vLLM, on two idle cores, 20 minutes"
 	@echo "make test-vllm   saved checkpoints in vLLM, and vLLM as an engine, in a $(VENV_VLLM) of its own"
 	@echo "make clean  remove $(VENV) and caches"
 
@@ -60,6 +61,9 @@ train-flash: $(INSTALLED_DEV)
 
 bench-flash: $(INSTALLED_TINY)
 	$(BIN)/python -m benchmarks.flash --model $(FLASH_MODEL)
+
+bench-engine: $(INSTALLED_DEV) $(INSTALLED_VLLM)
+	$(BIN)/python -m benchmarks.engine --vllm-python $(VENV_VLLM)/bin/python
 
 # A stamp is written only when its install has finished, so an interrupted set-up is taken up again;
 # it is older than pyproject.toml or constraints.txt as soon as one of them changes.
