@@ -54,7 +54,8 @@ def fake_app(monkeypatch: pytest.MonkeyPatch, command: Callable[[], None]) -> No
     "arguments",
     [
         ["--help"], ["models", "--help"], ["models", "--json"], ["sft", "--help"], ["pt", "--help"],
-        ["infer", "--help"], ["export", "--help"], ["data", "--help"], ["recipes"], ["serve", "--help"],
+        ["infer", "--help"], ["export", "--help"], ["data", "--help"], ["recipes"],
+        ["serve", "--help"],
     ],
 )  # fmt: skip
 def test_help_and_sizes_load_no_heavy_library(arguments: list[str]) -> None:

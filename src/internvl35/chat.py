@@ -86,6 +86,7 @@ class Chat:
         )
         check_tokens(model, self.builder)
         self.rules = stop_rules(tokenizer, self.builder)
+        self._other_builder: PromptBuilder | None = None
         self._engine: EngineThread | None = None
         self._start = threading.Lock()
 
@@ -275,12 +276,18 @@ class Chat:
         picture = open_image(image, self.images)
         return make_pixel_values(picture, tiles), choose_grid(*picture.size, tiles)
 
-    def prepare(self, asked: Conversation, flash: FlashSettings | None = None) -> Request:
+    def prepare(
+        self,
+        asked: Conversation,
+        flash: FlashSettings | None = None,
+        is_thinking: bool | None = None,
+    ) -> Request:
         """Turn a conversation that ends with a question into what an engine takes.
 
         Args:
             asked: the turns and the pictures of all of them.
             flash: which tiles will be compressed; see :class:`Question`.
+            is_thinking: whether the model is asked to reason; None as for all questions.
 
         Returns:
             The prompt with its tiles, not routed yet.
@@ -290,10 +297,20 @@ class Chat:
             PromptError: if turns or marks and pictures do not match, or the prompt is too long.
         """
         counts = [len(tiles) for tiles in asked.pictures]
-        prompt = self.builder.build(asked.messages, counts, has_limit=False)
+        builder = self._find_builder(is_thinking)
+        prompt = builder.build(asked.messages, counts, has_limit=False)
         request = Request(prompt, torch.cat(asked.pictures) if asked.pictures else None)
         self.builder.check_length(fewest_tokens(request, flash, self.model.config))
         return request
+
+    def _find_builder(self, is_thinking: bool | None) -> PromptBuilder:
+        if is_thinking is None or is_thinking == self.builder.settings.is_thinking:
+            return self.builder
+        with self._start:
+            if self._other_builder is None:
+                settings = replace(self.builder.settings, is_thinking=is_thinking)
+                self._other_builder = PromptBuilder(self.tokenizer, settings)
+            return self._other_builder
 
     def _frames(self, video: Video | str | PathLike[str]) -> list[Tensor]:
         chosen = video if isinstance(video, Video) else Video(video)

@@ -96,7 +96,7 @@ def test_a_bad_row_fails_alone_and_says_why(tmp_path):
         make_row("last"),
     ]
     chat = StubChat(max_tokens=200)
-    chat.prepare = lambda asked, flash=None, build=chat.prepare: (
+    chat.prepare = lambda asked, flash, is_thinking, build=chat.prepare: (
         chat.check_length(len(asked.messages[-1].text)), build(asked, flash)
     )[1]  # fmt: skip
     figures, lines = run_file(

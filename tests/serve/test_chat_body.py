@@ -11,6 +11,7 @@ from batch_stubs import StubChat
 from PIL import Image
 
 from internvl35 import Question, load
+from internvl35.conversation import Conversation
 from internvl35.data.messages import Message
 from internvl35.errors import ConfigError, MediaError, PromptError
 from internvl35.generate.sampling import SamplingSettings
@@ -156,3 +157,33 @@ def test_a_body_is_an_object(body):
     with pytest.raises(BodyError, match=r"the body is .*; needed: an object") as found:
         read(body)
     assert found.value.param is None
+
+
+@pytest.mark.parametrize("is_thinking", [True, False])
+@pytest.mark.parametrize("own", [True, False])
+def test_a_body_may_ask_for_reasoning_or_against_it(random_checkpoint, is_thinking, own):
+    chat = load(random_checkpoint, dtype=torch.float32, is_thinking=own)
+    expected = load(random_checkpoint, dtype=torch.float32, is_thinking=is_thinking)
+    expected = expected.prepare(Conversation((Message("user", "Why?"),)))
+    for said in (
+        {"thinking": is_thinking},
+        {"chat_template_kwargs": {"enable_thinking": is_thinking}},
+    ):
+        call = read(ask(text("Why?"), **said))
+        assert prepare(chat, call).prompt == expected.prompt
+
+
+@pytest.mark.parametrize(
+    ("said", "param"),
+    [
+        ({"thinking": "on"}, "thinking"),
+        ({"chat_template_kwargs": {"template": "x"}}, "chat_template_kwargs.template"),
+        ({"thinking": True, "chat_template_kwargs": {"enable_thinking": False}},
+         "chat_template_kwargs.enable_thinking"),
+        ({"chat_template": "x"}, "chat_template"),
+    ],
+)  # fmt: skip
+def test_templates_of_a_body_are_refused(said, param):
+    with pytest.raises(BodyError) as found:
+        read(ask(text("Why?"), **said))
+    assert found.value.param == param

@@ -228,6 +228,8 @@ def test_pictures_and_videos_reach_the_loader_in_order_and_their_tiles_the_engin
     ]  # fmt: skip
     assert items[1].where == "messages[0].content[1].video_url"
     assert answerer.engine.tiles_most == 5 + 4 + 2 + 3
+    details = response.json()["usage"]["prompt_tokens_details"]
+    assert details["image_tokens"] == details["image_tokens_before_compression"] == 14 * 4
     assert answerer.room.num_tiles == 0
 
 

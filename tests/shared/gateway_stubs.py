@@ -41,7 +41,7 @@ def make_answerer(engine=None, chat=None, **settings):
     chat = chat or StubChat()
     label = "Frame1: <image>\n"
     chat.builder.settings = SimpleNamespace(max_tokens=4096, frame_label=label)
-    form = AnswerFormat(chat.tokenizer, chat.rules.end_token_ids, "tiny", "fp_1")
+    form = AnswerFormat(chat.tokenizer, chat.rules.end_token_ids, "tiny", "fp_1", 4)
     return Answerer(
         chat, engine or EchoEngine(), StubLoader(), form, Defaults(SamplingSettings()),
         GatewaySettings(**settings), ("tiny", "other"),

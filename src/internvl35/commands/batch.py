@@ -139,7 +139,10 @@ def _answer(
     from internvl35.serve.batch_run import BatchRun
     from internvl35.serve.chat_answer import AnswerFormat
 
-    form = AnswerFormat(chat.tokenizer, chat.rules.end_token_ids, name, fingerprint)
+    tokens_per_tile = chat.model.config.tokens_per_tile
+    form = AnswerFormat(
+        chat.tokenizer, chat.rules.end_token_ids, name, fingerprint, tokens_per_tile
+    )
     num_noted = 0
     with (
         start_engine(chat) as engine,

@@ -148,7 +148,10 @@ def serve(
         fingerprint = describe_settings(options.pictures, system, sampling, flash, model, hub)
         chat = load_chat(model, hub, options.pictures, system)
         names = options.served_name or (model.model,)
-        form = AnswerFormat(chat.tokenizer, chat.rules.end_token_ids, names[0], fingerprint)
+        form = AnswerFormat(
+            chat.tokenizer, chat.rules.end_token_ids, names[0], fingerprint,
+            chat.model.config.tokens_per_tile,
+        )  # fmt: skip
         loader = SafeMediaLoader(chat.tiles, options.media(), chat.images)
         defaults = Defaults(sampling, flash.settings())
         with start_engine(chat) as engine:

@@ -39,6 +39,8 @@ class AnswerFormat:
     """Name that answers carry."""
     fingerprint: str | None = None
     """Says which settings answered, as ``system_fingerprint``."""
+    tokens_per_tile: int | None = None
+    """Visual tokens of a tile that is not compressed; None where they are not told."""
 
     def write(self, completion: Completion, request_id: str, created: int) -> dict[str, Any]:
         """Write the body of an answer.
@@ -74,11 +76,18 @@ class AnswerFormat:
         """
         num_prompt = len(completion.request.prompt)
         num_new = sum(len(sample.token_ids) for sample in completion.samples)
+        details = {"cached_tokens": completion.num_cached_tokens}
+        spans = completion.request.prompt.image_spans
+        if spans:
+            details["image_tokens"] = sum(span.num_tokens for span in spans)
+        if spans and self.tokens_per_tile is not None:
+            num_tiles = completion.request.prompt.num_tiles
+            details["image_tokens_before_compression"] = num_tiles * self.tokens_per_tile
         return {
             "prompt_tokens": num_prompt,
             "completion_tokens": num_new,
             "total_tokens": num_prompt + num_new,
-            "prompt_tokens_details": {"cached_tokens": completion.num_cached_tokens},
+            "prompt_tokens_details": details,
         }
 
     def describe_logprobs(

@@ -57,6 +57,8 @@ class ChatCall:
     """How the answers are chosen."""
     flash: FlashSettings | None = None
     """Which tiles are compressed; None where the body says nothing."""
+    is_thinking: bool | None = None
+    """Whether the model is asked to reason first; None where the body says nothing."""
     model: str | None = None
     """The model that it names."""
     is_streamed: bool = False
@@ -100,11 +102,25 @@ def read_body(body: Any, defaults: SamplingSettings, rules: MediaRules) -> ChatC
             for p in pictures
         )
     call = ChatCall(
-        messages, pictures, read_sampling(fields, defaults), read_flash(fields), model,
+        messages, pictures, read_sampling(fields, defaults), read_flash(fields),
+        _read_thinking(fields), model,
         is_streamed=bool(fields.truth("stream")), has_usage=read_usage(fields),
     )  # fmt: skip
     fields.finish(IGNORED)
     return call
+
+
+def _read_thinking(fields: Fields) -> bool | None:
+    """``thinking``, or ``chat_template_kwargs.enable_thinking`` as vLLM has it."""
+    is_thinking = fields.truth("thinking")
+    inner = fields.inner("chat_template_kwargs")
+    if inner is None:
+        return is_thinking
+    other, path = inner.truth("enable_thinking"), inner.path("enable_thinking")
+    inner.finish()
+    if None not in (is_thinking, other) and is_thinking != other:
+        raise BodyError(f"{path} and thinking contradict each other; drop one", path)
+    return other if is_thinking is None else is_thinking
 
 
 def read_usage(fields: Fields) -> bool:
@@ -193,4 +209,4 @@ def assemble(chat: Chat, call: ChatCall, shown: Sequence[Shown]) -> Request:
     conversation = Conversation(
         messages, tuple(tiles for tiles, _ in every), tuple(grid for _, grid in every)
     )
-    return chat.prepare(conversation, call.flash)
+    return chat.prepare(conversation, call.flash, call.is_thinking)

@@ -24,7 +24,7 @@ _IGNORED = (
 )  # fmt: skip
 _SAME = (
     "model", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "flash",
-    "mm_processor_kwargs", "stream",
+    "mm_processor_kwargs", "thinking", "stream",
 )  # fmt: skip
 _TEXTS = ("input_text", "output_text", "text")
 
