@@ -24,7 +24,15 @@ from internvl35.data.images import ImageSettings, open_image
 from internvl35.data.sources import SourceSettings
 from internvl35.data.tiles import cut_tiles, make_pixel_values, normalize_levels
 from internvl35.errors import MediaError
-from internvl35.serve.media_worker import HEAD, DecodeJob, answer_apart, decode, pack, read_job
+from internvl35.serve.media_worker import (
+    HEAD,
+    DecodeJob,
+    _limit_memory,
+    answer_apart,
+    decode,
+    pack,
+    read_job,
+)
 
 TILES = TileSettings(tile_size=56, max_tiles=6)
 JOB = DecodeJob("image", TILES, ImageSettings(), VideoSettings(), 30.0, 2**30)
@@ -145,6 +153,15 @@ def test_the_memory_of_a_job_is_what_the_system_grants_it():
     assert low == high
     assert 2**30 <= low < 2**30 + 2**45
     assert said["now"] != os.getpid()
+
+
+def test_a_limit_that_the_server_itself_has_is_not_lifted():
+    def limit_twice(job, _):
+        before = resource.getrlimit(resource.RLIMIT_AS)
+        _limit_memory(2**50)
+        return {"is_kept": before == resource.getrlimit(resource.RLIMIT_AS)}, b""
+
+    assert read(answer_apart(JOB, b"", limit_twice))[0] == {"is_kept": True}
 
 
 def test_a_job_that_never_ends_is_killed_by_the_system():

@@ -102,7 +102,7 @@ class MediaSettings:
     decode_timeout_s: float = 20.0
     """Seconds after which the decoding of one picture or video is killed."""
     max_memory_bytes: int = 2 * 2**30
-    """Memory that decoding one picture or video may take."""
+    """Memory that decoding one picture or video may take; only Linux keeps to it."""
     max_requests: int = 64
     """Requests whose media are loaded at once; more are refused."""
     max_wait_s: float = 15.0

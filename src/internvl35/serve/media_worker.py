@@ -59,7 +59,7 @@ class DecodeJob:
     timeout_s: float
     """Seconds after which the system kills the process."""
     max_memory_bytes: int
-    """Memory that the process may take beyond what it has at its start."""
+    """Memory that the process may take beyond what it has at its start; on Linux."""
     num_frames: int = 1
     """Frames taken of a video."""
     bound: tuple[float, float] | None = None
@@ -195,8 +195,7 @@ def _work_and_exit(
         # of the system, so that decoders written in C end, too, even if nobody waits for them
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, job.timeout_s)
-        most = _memory_now() + job.max_memory_bytes
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        _limit_memory(job.max_memory_bytes)
         try:
             reply = pack(*work(job, data))
         except MediaError as error:  # whose label is that of all bytes, or of all open files
@@ -213,13 +212,17 @@ def _work_and_exit(
         os._exit(status)
 
 
-def _memory_now() -> int:
-    """Tell how many bytes of addresses the process has."""
+def _limit_memory(num_bytes: int) -> None:
+    """Let this process take so many bytes more; only Linux keeps to it."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
-    except OSError:  # not Linux
-        return 0
-    return pages * resource.getpagesize()
+    except OSError:
+        return
+    most = pages * resource.getpagesize() + num_bytes
+    granted = resource.getrlimit(resource.RLIMIT_AS)[1]
+    if granted != resource.RLIM_INFINITY:
+        most = min(most, granted)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def _give_up_rights() -> None:
