@@ -228,6 +228,18 @@ def test_a_peer_that_does_not_belong_here_is_refused(
     run(main())
 
 
+def test_a_name_with_several_addresses_is_tried_to_the_end() -> None:
+    async def main() -> None:
+        async with serving(encode) as server:  # at 127.0.0.1; localhost may mean ::1 first
+            link = await open_link("localhost", server.port, GATEWAY, FAST)
+            assert torch.equal(await ask(link, encode_request(1)), expected(1))
+            await link.close()
+            error = await refusal(open_link("localhost", 1, GATEWAY, FAST))
+            assert error.code is NackCode.LOST
+
+    run(main())
+
+
 def test_a_stranger_that_talks_nonsense_learns_nothing() -> None:
     async def main() -> None:
         async with serving(encode) as server:
@@ -360,6 +372,7 @@ def test_a_vision_server_cannot_hand_out_other_tokens_than_its_tiles_have() -> N
     ("raised", "code", "text"),
     [
         (PromptError("3 marks"), NackCode.WRONG_REQUEST, "3 marks"),
+        (PromptError("half \ud800" + "x" * 10**7), NackCode.WRONG_REQUEST, "half ?xxx"),
         (WireError(NackCode.BUSY, "full", 2.5), NackCode.BUSY, "full"),
         (KeyError("/etc/secret"), NackCode.INTERNAL, "its log says why"),
         (None, NackCode.INTERNAL, "without an answer"),

@@ -285,7 +285,7 @@ def test_a_gateway_takes_the_answers_that_it_asked_for() -> None:
         check(plan, message)
     wrong = (
         replace(EVERY[7], sample=2), replace(EVERY[7], sample=-1), replace(EVERY[8], start=6),
-        replace(EVERY[8], start=-1), EVERY[5], EVERY[3],
+        replace(EVERY[8], start=-1), EVERY[5], EVERY[3], EVERY[7],  # the last has ended
     )  # fmt: skip
     for message in wrong:
         with pytest.raises(WireError) as caught:

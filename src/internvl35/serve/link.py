@@ -34,7 +34,7 @@ from internvl35.serve.messages import (
     Profile,
 )
 from internvl35.serve.plans import VisualSizes, plan_answer, plan_request
-from internvl35.serve.stream import Stream
+from internvl35.serve.stream import Stream, make_nack
 from internvl35.serve.transports import Transport, connect
 
 
@@ -211,7 +211,7 @@ class Link:
             return
         reader.cancel()
         await asyncio.wait([reader])
-        sent = self.post(*write_message(Nack(NO_REQUEST, error.code, str(error), None)))
+        sent = self.post(*write_message(make_nack(NO_REQUEST, error)))
         with contextlib.suppress(WireError, OSError):  # a time-out is an OSError, too
             async with asyncio.timeout(self._settings.ping_every_s):
                 await sent
@@ -281,8 +281,7 @@ class Link:
         if stream is not None and not is_opening:
             stream.refuse(error)
         elif is_opening:
-            nack = Nack(header.request_id, error.code, str(error), error.retry_after_s)
-            own, meta, _ = write_message(nack)
+            own, meta, _ = write_message(make_nack(header.request_id, error))
             self.post(replace(own, attempt=header.attempt), meta, None)
 
     def _hand_on(self, header: Header, message: Message) -> None:

@@ -159,6 +159,7 @@ class AnswerPlan:
         """Keep how many answers there are."""
         self._num_samples = opening.sampling.num_samples
         self._num_tokens = opening.values.shape[0]
+        self._ended: set[int] = set()
 
     def check(self, header: Header, message: Message) -> None:
         """Take a message, or refuse it.
@@ -166,9 +167,12 @@ class AnswerPlan:
         Raises:
             WireError: if it is not wanted.
         """
-        if isinstance(message, Progress) and 0 <= message.sample < self._num_samples:
-            return
-        if isinstance(message, PromptLogprobs):
+        if isinstance(message, Progress):
+            if 0 <= message.sample < self._num_samples and message.sample not in self._ended:
+                if message.finish_reason is not None:
+                    self._ended.add(message.sample)
+                return
+        elif isinstance(message, PromptLogprobs):
             if 0 <= message.start <= self._num_tokens - len(message.logprobs):
                 return
         elif isinstance(message, Finished):

@@ -27,6 +27,9 @@ from internvl35.serve.messages import (
 )
 from internvl35.serve.plans import Plan
 
+_MAX_TEXT = 2000
+"""Most characters of an error that are sent."""
+
 
 class Post(Protocol):
     """Where a stream puts what is to be sent."""
@@ -131,7 +134,7 @@ class Stream:
             return
         message: Message = Cancel(self.request_id)
         if not self.is_opener:
-            message = Nack(self.request_id, error.code, str(error), error.retry_after_s)
+            message = make_nack(self.request_id, error)
         self._send_soon(message)
         self.end(error)
 
@@ -196,6 +199,20 @@ class Stream:
     def _send_soon(self, message: Message) -> None:
         header, meta, payload = write_message(message)
         self._post.post(replace(header, attempt=self.opening.attempt), meta, payload)
+
+
+def make_nack(request_id: str, error: WireError) -> Nack:
+    """Tell an error to a peer, in a text that can be written whatever it repeats.
+
+    Args:
+        request_id: of the request.
+        error: why it is refused.
+
+    Returns:
+        The message.
+    """
+    text = str(error)[:_MAX_TEXT].encode(errors="replace").decode()
+    return Nack(request_id, error.code, text, error.retry_after_s)
 
 
 def _cost(header: Header, payload: Block | None) -> int:

@@ -125,15 +125,20 @@ async def connect(host: str, port: int, context: ssl.SSLContext | None) -> Trans
         return TlsTransport(*await asyncio.open_connection(host, port, ssl=context))
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    family, kind, protocol, _, address = found[0]
-    own = socket.socket(family, kind, protocol)
-    own.setblocking(False)
-    try:
-        await loop.sock_connect(own, address)
-    except BaseException:
-        own.close()
-        raise
-    return SocketTransport(own)
+    refusal = OSError(f"{host} has no address")
+    for family, kind, protocol, _, address in found:
+        own = socket.socket(family, kind, protocol)
+        own.setblocking(False)
+        try:
+            await loop.sock_connect(own, address)
+        except BaseException as error:
+            own.close()
+            if not isinstance(error, OSError):
+                raise
+            refusal = error
+        else:
+            return SocketTransport(own)
+    raise refusal
 
 
 async def accept(own: socket.socket, context: ssl.SSLContext | None) -> Transport:
