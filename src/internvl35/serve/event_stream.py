@@ -93,6 +93,9 @@ class EventStream(Response):
             except ReaderGoneError as error:
                 self._refuse(error)  # counted, told nobody
                 return
+            except asyncio.CancelledError:  # the server's patience has ended
+                await _send(send, self._refuse(asyncio.CancelledError()))
+                raise
             except Exception as error:  # noqa: BLE001 - the status is sent; an event says it
                 await _send(send, self._refuse(error))
             await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -6,6 +6,7 @@ more than the request's id, under which the log tells the rest. No counterpart i
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,6 +87,8 @@ def refuse(error: BaseException, request_id: str) -> Refusal:
         return Refusal(
             504, write_error(f"the answer took too long; request {request_id}", "timeout_error")
         )
+    if isinstance(error, asyncio.CancelledError):
+        return Refusal(503, write_error("the server stopped before the end", "server_error"))
     if isinstance(error, InternVLError):
         body = write_error(f"the server cannot answer now; request {request_id}", "server_error")
         return Refusal(503, body, {"Retry-After": "5"})
