@@ -190,6 +190,29 @@ def test_what_is_in_the_cache_is_not_computed_again():
     assert again.num_cached == 8
 
 
+def test_blocks_of_its_own_that_a_preempted_sequence_finds_again_are_not_counted_as_cached():
+    scheduler = Scheduler(BlockPool(20), SIZE, 30, 1)
+    later, sooner = make(0, 10, 3, priority=1), make(1, 6, 1)
+    scheduler.add(later)
+    step(scheduler)
+    scheduler.add(sooner)
+    starts = {work.start for _ in range(3) for work in step(scheduler)[0]}
+    assert later.num_preemptions == 1
+    assert 8 in starts  # it was found
+    assert later.num_cached == 0
+
+
+def test_a_prompt_whose_log_probabilities_are_asked_for_is_computed_from_its_beginning():
+    scheduler = Scheduler(BlockPool(20), SIZE, 30, 4)
+    scheduler.add(make(0, 10, 1, ids=range(10)))
+    run_all(scheduler)
+    again = make(1, 10, 1, ids=range(10))
+    again.has_prompt_logprobs = True
+    scheduler.add(again)
+    works, _ = step(scheduler)
+    assert [(work.start, work.count) for work in works] == [(0, 10)]
+
+
 def test_the_last_token_of_a_known_prompt_is_computed_all_the_same():
     scheduler = Scheduler(BlockPool(20), SIZE, 30, 4)
     scheduler.add(make(0, 8, 1, ids=range(8)))
