@@ -49,11 +49,13 @@ from benchmarks.engine_load import (
 )
 from benchmarks.engine_released import save_released
 from benchmarks.engine_sides import CACHE_GIB, Job, Measured
-from benchmarks.record import write_result
+from benchmarks.record import RESULTS, write_result
 from internvl35.config import TINY_FOLDER
 
 SIDES = ("ours", "transformers_batch1", "transformers_batch8", "vllm")
 BATCHED = ("ours", "transformers_batch8", "vllm")
+PARTS = ("mixed", "rates", "shared", "rollouts", "words", "sizes")
+"""What can be measured for itself."""
 WARM_UP = 10_000
 """Seed of loads that are not counted."""
 VLLM_ENVIRONMENT = {
@@ -81,8 +83,10 @@ class Settings:
     """CPU threads."""
     dtype: str = "float32"
     """Element type of the small checkpoint."""
-    size: str = "1B"
-    """Released shape; empty for none."""
+    sizes: tuple[str, ...] = ("1B",)
+    """Released shapes."""
+    parts: tuple[str, ...] = PARTS
+    """What is measured of these."""
     vllm_python: str = ""
     """Interpreter of an environment with vLLM; empty for no vLLM."""
     vllm: str = "{}"
@@ -229,7 +233,7 @@ class Benchmark:
 
 
 def measure_small(benchmark: Benchmark) -> Iterator[dict[str, Any]]:
-    """Measure the small checkpoint under all loads; yields more and more figures."""
+    """Measure the small checkpoint; yields the figures of each part when they are there."""
     settings = benchmark.settings
     mixed, shared, words = (
         replace(load, num_requests=settings.num_requests) for load in (MIXED, SHARED, WORDS)
@@ -238,45 +242,52 @@ def measure_small(benchmark: Benchmark) -> Iterator[dict[str, Any]]:
     with ExitStack() as stack:
         warm_up = replace(mixed, num_requests=min(16, settings.num_requests))
         benchmark.open(settings.checkpoint, settings.dtype, warm_up, stack)
-        count = settings.repetitions
-        runs = benchmark.measure("all at once", mixed, repetitions=count)
-        figures: dict[str, Any] = {
-            **compare_throughput(runs),
-            "same_answers_as_transformers_batch1": compare_answers(runs, "transformers_batch1"),
-            "peak_memory": compare_memory(runs),
-            "waiting": {},
-        }
-        yield figures
-        streamed = benchmark.measure(
-            "all at once, streamed", mixed, sides=BATCHED, is_streamed=True
-        )
-        figures["waiting"]["all_at_once"] = compare_waiting(streamed)
-        for rate in settings.rates:
-            sides = SIDES if rate <= 1 else BATCHED
-            title = f"{rate:g} a second"
-            load = replace(mixed, num_requests=-(-mixed.num_requests // 2)) if rate <= 1 else mixed
-            streamed = benchmark.measure(title, load, sides=sides, rate=rate, is_streamed=True)
-            figures["waiting"][f"{rate:g}_a_second"] = compare_waiting(streamed)
-            yield figures
-        for name, load in (
-            ("shared_pictures_and_beginnings", shared), ("rollouts", rollouts),
-            ("words_alone", words),
+        if "mixed" in settings.parts:
+            runs = benchmark.measure("all at once", mixed, repetitions=settings.repetitions)
+            yield {
+                **compare_throughput(runs),
+                "same_answers_as_transformers_batch1": compare_answers(runs, "transformers_batch1"),
+                "peak_memory": compare_memory(runs),
+            }
+        if "rates" in settings.parts:
+            yield {"waiting": measure_waiting(benchmark, mixed)}
+        for part, name, load in (
+            ("shared", "shared_pictures_and_beginnings", shared),
+            ("rollouts", "rollouts", rollouts),
+            ("words", "words_alone", words),
         ):  # fmt: skip
-            runs = benchmark.measure(name, load, sides=BATCHED, repetitions=max(1, count - 1))
-            figures[name] = compare_throughput(runs) | {"peak_memory": compare_memory(runs)}
-            yield figures
+            if part in settings.parts:
+                repetitions = max(1, settings.repetitions - 1)
+                runs = benchmark.measure(name, load, sides=BATCHED, repetitions=repetitions)
+                yield {name: compare_throughput(runs) | {"peak_memory": compare_memory(runs)}}
 
 
-def measure_released(benchmark: Benchmark) -> dict[str, Any]:
+def measure_waiting(benchmark: Benchmark, mixed: LoadSettings) -> dict[str, Any]:
+    """Measure waiting for tokens at all rates; at the lowest with half as many requests."""
+    streamed = benchmark.measure("all at once, streamed", mixed, sides=BATCHED, is_streamed=True)
+    figures = {"all_at_once": compare_waiting(streamed)}
+    for rate in benchmark.settings.rates:
+        is_low = rate <= 1
+        streamed = benchmark.measure(
+            f"{rate:g} a second",
+            replace(mixed, num_requests=-(-mixed.num_requests // 2)) if is_low else mixed,
+            sides=SIDES if is_low else BATCHED,
+            rate=rate,
+            is_streamed=True,
+        )
+        figures[f"{rate:g}_a_second"] = compare_waiting(streamed)
+    return figures
+
+
+def measure_released(benchmark: Benchmark, size: str) -> dict[str, Any]:
     """Measure a released shape with random weights under a small load."""
-    settings = benchmark.settings
-    folder = save_released(settings.size, benchmark.folder / "released")
+    folder = save_released(size, benchmark.folder / size)
     with ExitStack() as stack:
         warm_up = replace(SMALL, num_requests=2, new_tokens=(4, 4))
         benchmark.open(str(folder), "bfloat16", warm_up, stack)
-        runs = benchmark.measure(f"{settings.size}, visual tokens ready", SMALL)
+        runs = benchmark.measure(f"{size}, visual tokens ready", SMALL)
         sides = ("ours", "transformers_batch8")
-        seen = benchmark.measure(f"{settings.size}, with tower", SMALL_SEEN, sides=sides)
+        seen = benchmark.measure(f"{size}, with tower", SMALL_SEEN, sides=sides)
     return {
         "dtype": "bfloat16",
         "load": _about(SMALL),
@@ -302,9 +313,9 @@ def measure_all(settings: Settings, console: Console) -> Iterator[dict[str, Any]
         console: where absolute numbers are printed.
 
     Yields:
-        What ``results/engine.json`` holds, more and more of it; the released shape comes last.
+        Parts of what ``results/engine.json`` holds; a later one replaces an earlier one's keys.
     """
-    figures: dict[str, Any] = {
+    about: dict[str, Any] = {
         "threads": settings.threads,
         "repetitions": settings.repetitions,
         "vllm_arguments": json.loads(settings.vllm) if settings.vllm_python else None,
@@ -314,11 +325,11 @@ def measure_all(settings: Settings, console: Console) -> Iterator[dict[str, Any]
     }
     with tempfile.TemporaryDirectory() as folder:
         benchmark = Benchmark(settings, console, Path(folder))
-        for small in measure_small(benchmark):
-            yield figures | small
-        figures |= small
-        if settings.size:
-            yield figures | {settings.size: measure_released(benchmark)}
+        if set(settings.parts) - {"sizes"}:
+            for small in measure_small(benchmark):
+                yield about | small
+        for size in settings.sizes if "sizes" in settings.parts else ():
+            yield {size: measure_released(benchmark, size)}
 
 
 def main() -> None:
@@ -336,19 +347,31 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=default.threads, help="CPU threads")
     parser.add_argument("--dtype", default=default.dtype, help="of the small checkpoint")
-    parser.add_argument("--size", default=default.size, help="released shape; '' for none")
+    parser.add_argument("--sizes", nargs="*", default=default.sizes, help="released shapes")
+    parser.add_argument(
+        "--parts", nargs="*", choices=PARTS, default=PARTS, help="further ones stay in the file"
+    )
     parser.add_argument("--no-write", action="store_true", help="keep no results file")
     given = parser.parse_args()
     console = Console()
     settings = Settings(
         num_requests=given.requests, rates=tuple(given.rates), repetitions=given.repetitions,
-        threads=given.threads, dtype=given.dtype, size=given.size,
-        vllm_python=given.vllm_python, vllm=given.vllm,
+        threads=given.threads, dtype=given.dtype, sizes=tuple(given.sizes),
+        parts=tuple(given.parts), vllm_python=given.vllm_python, vllm=given.vllm,
     )  # fmt: skip
-    for figures in measure_all(settings, console):
+    figures: dict[str, Any] = {} if settings.parts == PARTS else read_result("engine")
+    for found in measure_all(settings, console):
+        figures |= found
         if not given.no_write:
             console.print(write_result("engine", figures))
     console.print_json(data=figures)
+
+
+def read_result(name: str) -> dict[str, Any]:
+    """Read the figures that an earlier run has kept."""
+    content: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    about = ("date", "command", "machine", "versions")
+    return {key: value for key, value in content.items() if key not in about}
 
 
 if __name__ == "__main__":
