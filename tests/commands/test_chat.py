@@ -355,6 +355,11 @@ class Terminal:
         os.write(self.end, text.encode())
 
 
+def heed_interrupts():
+    """What a shell starts in the background ignores interrupts, and so would its children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture
 def terminal(random_checkpoint):
     pty = pytest.importorskip("pty")
@@ -363,6 +368,7 @@ def terminal(random_checkpoint):
     process = subprocess.Popen(
         [sys.executable, "-m", "internvl35.cli", *arguments],
         stdin=theirs, stdout=theirs, stderr=theirs, env=child_environment(), start_new_session=True,
+        preexec_fn=heed_interrupts,
     )  # fmt: skip
     os.close(theirs)
     yield Terminal(process, ours)

@@ -137,11 +137,12 @@ def test_a_bomb_is_refused_by_its_header():
 
 
 def test_a_picture_that_takes_more_memory_than_allowed_fails_alone():
-    large = save(Image.new("RGB", (4000, 4000)))  # 48 MB, from a file of 50 kB
+    # 196 MB, from a small file: more than a process that has run many tests has lying about
+    large = save(Image.new("RGB", (7000, 7000)))
     small = DecodeJob("image", TILES, ImageSettings(), VideoSettings(), 30.0, 2**24)
     said, _ = read(answer_apart(small, large))
-    assert said["error"] == "the picture (4000x4000) does not fit in memory"
-    assert read(answer_apart(JOB, large))[0]["sizes"] == [[4000, 4000]]
+    assert said["error"] == "the picture (7000x7000) does not fit in memory"
+    assert read(answer_apart(JOB, large))[0]["sizes"] == [[7000, 7000]]
 
 
 def test_the_memory_of_a_job_is_what_the_system_grants_it():

@@ -7,6 +7,7 @@ What a step does is left to :mod:`internvl35.generate.engine`. No counterpart in
 from __future__ import annotations
 
 import asyncio
+import atexit
 import threading
 import weakref
 from collections import deque
@@ -214,6 +215,8 @@ class _Loop:
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
                     self._thread.start()
+                    # a thread that is cut off in the midst of native code aborts the process
+                    atexit.register(_close_at_exit, weakref.ref(self))
                 self.orders.put(lambda: self._submit(asked))
                 return
         self._submit(asked)
@@ -312,6 +315,12 @@ class _Marked:
 
     def __call__(self, item: News) -> None:
         self.news.put((self.place, item))
+
+
+def _close_at_exit(loop: weakref.ref[_Loop]) -> None:
+    found = loop()
+    if found is not None:
+        found.close()
 
 
 def _nothing() -> None:
