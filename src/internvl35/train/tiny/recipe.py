@@ -32,7 +32,7 @@ ASKED: Shares = (
     ("relations", 1.5), ("several", 1.0), ("motion", 0.8), ("bars", 1.2), ("curves", 0.8),
     ("pies", 0.8),
     ("rooms", 1.5), ("screens", 3.0), ("svg", 1.5), ("svg code", 0.4), ("formulas", 1.2),
-    ("sums", 1.2), ("talk", 0.3), ("arithmetic", 0.4), ("honesty", 0.6),
+    ("sums", 1.2), ("talk", 0.3), ("arithmetic", 0.6), ("honesty", 0.6),
 )  # fmt: skip
 """What the whole model is asked."""
 
@@ -99,7 +99,9 @@ class TinyRecipe:
         default_factory=lambda: Stage(3000, first_level=0.2, level_share=0.8, decay_share=0.0)
     )
     """Everything learns, drawings get harder."""
-    sft: Stage = field(default_factory=lambda: Stage(6000, num_warmup_steps=0, decay_share=1.0))
+    sft: Stage = field(
+        default_factory=lambda: Stage(1600, num_warmup_steps=0, decay_share=1.0, shares=ASKED)
+    )
     """Everything learns from drawings as hard as the test's while the rate falls to zero."""
     samples_per_step: int = 48
     """Drawings a step."""
