@@ -13,6 +13,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
 from internvl35.data.tiles import normalize_levels
 from internvl35.errors import InternVLError
 from internvl35.generate.answers import Completion, Sample, Update
@@ -101,6 +105,36 @@ class Answerer:
         """Whether requests are taken."""
         return not (self.room.is_draining or self.has_failed)
 
+    async def start(self) -> None:
+        """Begin what needs a running loop."""
+
+    async def stop(self) -> None:
+        """Give up what was begun; no request is in work any more."""
+        await self.loader.close()
+
+    def engine_for(self, opened: OpenedCall, *, is_whole: bool) -> GenerationEngine:
+        """Say who answers a request.
+
+        Args:
+            opened: the request.
+            is_whole: whether nothing is told before the end.
+
+        Returns:
+            An engine.
+        """
+        return self.engine
+
+    def to_tiles(self, levels: NDArray[np.uint8]) -> Tensor:
+        """Turn the levels of tiles into what the engine takes.
+
+        Args:
+            levels: ``(N, 3, tile, tile)``.
+
+        Returns:
+            Tiles of the same shape.
+        """
+        return normalize_levels(levels)
+
     def read(self, body: Any) -> ChatCall:
         """Read a chat-completions body.
 
@@ -151,7 +185,7 @@ class Answerer:
         try:
             loaded = await self._load(call, caller)
             loop = asyncio.get_running_loop()
-            request = await loop.run_in_executor(self._pool, _build, self.chat, call, loaded)
+            request = await loop.run_in_executor(self._pool, self._build, call, loaded)
             num_tiles = request.prompt.num_tiles
         finally:
             self.room.end_opening(num_tiles)
@@ -175,11 +209,14 @@ class Answerer:
         """Give back the room of a request's tiles."""
         self.room.give_back(opened.request.prompt.num_tiles)
 
-    async def stream(self, opened: OpenedCall) -> AsyncGenerator[Update]:
+    async def stream(
+        self, opened: OpenedCall, *, is_whole: bool = False
+    ) -> AsyncGenerator[Update]:
         """Answer a request; leaving early cancels it.
 
         Args:
             opened: the request.
+            is_whole: whether nothing is told before the end.
 
         Yields:
             Updates; the last one holds the completion.
@@ -189,7 +226,7 @@ class Answerer:
             RefusedError: if an answer broke off.
         """
         try:
-            updates = self.engine.stream(
+            updates = self.engine_for(opened, is_whole=is_whole).stream(
                 opened.request, opened.call.sampling, request_id=opened.caller.request_id,
                 flash=opened.call.flash, cache_salt=opened.caller.salt,
             )  # fmt: skip
@@ -218,19 +255,18 @@ class Answerer:
             InternVLError: if the request cannot be answered.
         """
         completion = None
-        async with aclosing(self.stream(opened)) as updates:
+        async with aclosing(self.stream(opened, is_whole=True)) as updates:
             async for update in updates:
                 completion = update.completion or completion
         assert completion is not None
         return completion
 
-
-def _build(chat: Chat, call: ChatCall, loaded: Sequence[LoadedMedia]) -> Request:
-    shown = []
-    for media in loaded:
-        tiles = normalize_levels(media.levels).split(media.num_tiles)
-        shown.append(tuple(zip(tiles, media.grids, strict=True)))
-    return assemble(chat, call, shown)
+    def _build(self, call: ChatCall, loaded: Sequence[LoadedMedia]) -> Request:
+        shown = []
+        for media in loaded:
+            tiles = self.to_tiles(media.levels).split(media.num_tiles)
+            shown.append(tuple(zip(tiles, media.grids, strict=True)))
+        return assemble(self.chat, call, shown)
 
 
 def _check(update: Update) -> None:

@@ -45,10 +45,15 @@ class Listener(uvicorn.Server):
         self._answerer.room.is_draining = True
         super().handle_exit(sig, frame)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin what the answerer needs, then take requests."""
+        await self._answerer.start()
+        await super().startup(sockets)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Wait for the answers under way, then end the processes that decode."""
+        """Wait for the answers under way, then end what was begun."""
         await super().shutdown(sockets)
-        await self._answerer.loader.close()
+        await self._answerer.stop()
 
 
 def bind(host: str, port: int) -> socket.socket:
