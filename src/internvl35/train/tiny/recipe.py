@@ -100,7 +100,7 @@ class TinyRecipe:
     )
     """Everything learns, drawings get harder."""
     sft: Stage = field(
-        default_factory=lambda: Stage(1600, num_warmup_steps=0, decay_share=1.0, shares=ASKED)
+        default_factory=lambda: Stage(1250, num_warmup_steps=0, decay_share=1.0, shares=ASKED)
     )
     """Everything learns from drawings as hard as the test's while the rate falls to zero."""
     samples_per_step: int = 48
