@@ -124,6 +124,10 @@ class Answerer:
         """
         return self.engine
 
+    def note_fault(self) -> None:
+        """Take in that the engine raised what is no request's fault: it has ended."""
+        self.has_failed = True
+
     def to_tiles(self, levels: NDArray[np.uint8]) -> Tensor:
         """Turn the levels of tiles into what the engine takes.
 
@@ -239,7 +243,7 @@ class Answerer:
         except (InternVLError, GeneratorExit, asyncio.CancelledError):
             raise
         except Exception:
-            self.has_failed = True  # an engine that raised anything else has ended
+            self.note_fault()
             raise
 
     async def complete(self, opened: OpenedCall) -> Completion:

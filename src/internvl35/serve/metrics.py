@@ -6,6 +6,7 @@ They are counted here and measured elsewhere. No counterpart in the paper.
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.registry import Collector
 
 from internvl35.generate.answers import Completion
 from internvl35.serve.room import Room
@@ -92,6 +93,10 @@ class Metrics:
             self._counts[name].inc(count)
         if completion.seconds_to_first_token is not None:
             self._first.observe(completion.seconds_to_first_token)
+
+    def register(self, figures: Collector) -> None:
+        """Write further figures, too."""
+        self._registry.register(figures)
 
     def write(self) -> bytes:
         """Write all figures."""
