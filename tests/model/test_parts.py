@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +13,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from internvl35.errors import CheckpointError
-from internvl35.model.composite import VisionLanguageModel
+from internvl35.model.composite import LanguagePart, VisionLanguageModel
 from internvl35.model.parts import load_vision_part, split_checkpoint
 from internvl35.model.weights import save_checkpoint
 
@@ -95,10 +98,12 @@ def test_the_tokenizer_goes_with_the_language_and_nothing_else_does(
 
 
 def test_a_part_that_does_not_fit_is_refused(tmp_path: Path, build_model: BuildModel) -> None:
-    save_checkpoint(build_model(), tmp_path / "whole")
+    save_checkpoint(build_model(flash_mode=True), tmp_path / "whole")
     folders = split_checkpoint(tmp_path / "whole", tmp_path)
+    config = folders["vision"] / "config.json"
+    config.write_text(config.read_text().replace('"flash_mode": true', '"flash_mode": false'))
     with pytest.raises(CheckpointError, match=r"weight .* has shape .*, needed None; pass"):
-        load_vision_part(tmp_path / "whole")
+        load_vision_part(folders["vision"])
     with pytest.raises(CheckpointError, match="model_type 'qwen3'"):
         load_vision_part(folders["language"])
     with pytest.raises(CheckpointError, match=r"weight language_model\..* is missing"):
@@ -117,3 +122,69 @@ def test_a_disk_that_takes_nothing_is_said(
     with pytest.raises(CheckpointError, match="No space left on device"):
         split_checkpoint(tmp_path / "whole", tmp_path / "parts")
     assert not [path for path in (tmp_path / "parts").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("layout", ["hf", "remote-code"])
+@pytest.mark.parametrize("family", ["qwen3", "qwen3_moe", "gpt_oss"])
+def test_each_half_of_a_whole_checkpoint_is_read_alone(
+    tmp_path: Path,
+    build_model: BuildModel,
+    inputs: dict[str, torch.Tensor],
+    family: str,
+    layout: str,
+) -> None:
+    model = build_model(family, flash_mode=True)
+    save_checkpoint(model, tmp_path, layout=layout)
+    vision, language = load_vision_part(tmp_path), LanguagePart.from_pretrained(tmp_path)
+    names = {name for name, _ in model.named_parameters()}
+    seen, spoken = ({name for name, _ in half.named_parameters()} for half in (vision, language))
+    assert seen | spoken == names
+    assert not seen & spoken
+    assert all(name.startswith("language_model.") for name in spoken)
+    with torch.no_grad():
+        visual = vision.get_image_features(inputs["pixel_values"])
+        found = language(input_ids=inputs["input_ids"], image_features=visual).logits
+        assert torch.equal(found, model(**inputs).logits)
+
+
+MEASURE = """
+import sys
+import torch
+from pathlib import Path
+from internvl35.model.composite import LanguagePart
+from internvl35.model.parts import load_vision_part
+
+def resident():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) // 1024
+
+for load in (load_vision_part, LanguagePart.from_pretrained):
+    load(sys.argv[2])  # imports what is imported when it is used
+    before = resident()
+    part = load(sys.argv[1])
+    total = sum(float(parameter.sum()) for parameter in part.parameters())
+    print(resident() - before)
+    del part
+"""
+
+
+def test_a_half_takes_no_memory_for_the_other(tmp_path: Path, build_model: BuildModel) -> None:
+    small = build_model()
+    save_checkpoint(small, tmp_path / "small")
+    large = build_model(
+        vision={"intermediate_size": 60_000, "num_hidden_layers": 2}, text={"vocab_size": 120_000}
+    )
+    save_checkpoint(large, tmp_path / "large")
+    bytes_of = {True: 0, False: 0}
+    for name, parameter in large.named_parameters():
+        bytes_of[name.startswith("language_model.")] += parameter.nbytes
+    mib = {is_language: size // 2**20 for is_language, size in bytes_of.items()}
+    assert min(mib.values()) > 50
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path / "large"), str(tmp_path / "small")],
+        capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    vision, language = map(int, done.stdout.split())
+    assert mib[False] * 0.8 < vision < mib[False] + mib[True] / 2
+    assert mib[True] * 0.8 < language < mib[True] + mib[False] / 2

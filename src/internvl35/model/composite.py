@@ -66,6 +66,9 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         self.router: Router | None = None
         if config.flash_mode:
             self.compressed_projector, self.router = make_flash_parts(config)
+        self._add_language_model(config)
+
+    def _add_language_model(self, config: InternVLChatConfig) -> None:
         self.language_model = AutoModelForCausalLM.from_config(
             config.text_config,
             dtype=torch.get_default_dtype(),  # else its own, and not that of the other parts
@@ -349,6 +352,19 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         save_checkpoint(
             self, save_directory, layout=layout, max_shard_size=max_shard_size, **kwargs
         )
+
+
+class LanguagePart(VisionLanguageModel):
+    """What speaks, without what sees: visual tokens come from elsewhere (section 2.3).
+
+    Args:
+        config: sizes of all parts.
+    """
+
+    def __init__(self, config: InternVLChatConfig) -> None:
+        """Build the language model alone, in its place in the whole."""
+        super(VisionLanguageModel, self).__init__(config)
+        self._add_language_model(config)
 
 
 def make_flash_parts(config: InternVLChatConfig) -> tuple[CompressedProjector, Router]:

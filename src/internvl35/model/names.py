@@ -138,6 +138,9 @@ _RUN_TIME_PREFIXES = (
 _FUSED_EXPERTS = re.compile(r"^(.+\.mlp\.experts)\.(gate_up_proj|down_proj)$")
 _RECOMPUTED_BUFFERS = re.compile(r"(^|\.)(rotary_emb\.(original_)?inv_freq|position_ids)$")
 
+LANGUAGE_PREFIX = "language_model."
+"""Of the names of what speaks; all others belong to what sees."""
+
 HEAD = "language_model.lm_head.weight"
 """The output head, under the one name that memory and both layouts share."""
 

@@ -1,7 +1,8 @@
 """The two halves of a checkpoint, each in a folder of its own: what sees, and what speaks.
 
 ``vision/`` holds tower and projector, and what a Flash model has on top; ``language/`` a plain
-decoder that any software for language models reads. Serving the halves apart is left to others.
+decoder that any software for language models reads. Serving the halves apart is left to
+:mod:`internvl35.serve`.
 Paper section 2.3, decoupled vision-language deployment.
 """
 
@@ -15,13 +16,14 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from internvl35.errors import CheckpointError, ConfigError
 from internvl35.model.checkpoint import Checkpoint
 from internvl35.model.composite import VisionLanguageModel
 from internvl35.model.configuration import config_to_dict, read_config
 from internvl35.model.conversion import files_to_copy, pieces_to_write, read_piece
-from internvl35.model.names import Piece, stored_name
+from internvl35.model.names import LANGUAGE_PREFIX, Piece, stored_name
 from internvl35.model.processor_files import processor_files
 from internvl35.model.shards import Shards, write_folder
 from internvl35.model.weights import config_text
@@ -31,7 +33,6 @@ logger = logging.getLogger(__name__)
 Part = Literal["vision", "language"]
 """The folder of a half."""
 
-_LANGUAGE_PREFIX = "language_model."
 _LANGUAGE_FILES = (
     "tokenizer*", "vocab*", "merges*", "special_tokens_map.json", "added_tokens.json",
     "chat_template*", "generation_config.json", "*.tiktoken", "*.model", "LICENSE*",
@@ -68,8 +69,8 @@ def split_checkpoint(
         )
     pieces: dict[Part, dict[str, Piece]] = {"vision": {}, "language": {}}
     for piece in pieces_to_write(checkpoint):
-        if piece.name.startswith(_LANGUAGE_PREFIX):
-            pieces["language"][piece.name.removeprefix(_LANGUAGE_PREFIX)] = piece
+        if piece.name.startswith(LANGUAGE_PREFIX):
+            pieces["language"][piece.name.removeprefix(LANGUAGE_PREFIX)] = piece
         else:
             pieces["vision"][stored_name(piece.name, "hf")] = piece
     files = {"vision": _vision_files(checkpoint), "language": _language_files(checkpoint)}
@@ -117,10 +118,11 @@ def _as_json(fields: object) -> str:
 def load_vision_part(
     folder: str | PathLike[str], *, dtype: torch.dtype | None = None
 ) -> VisionLanguageModel:
-    """Load what sees of a split checkpoint.
+    """Load what sees of a checkpoint, and nothing of what speaks.
 
     Args:
-        folder: the folder ``vision`` that :func:`split_checkpoint` wrote.
+        folder: the folder ``vision`` that :func:`split_checkpoint` wrote, or a whole checkpoint of
+            either layout, of which no other tensor is read.
         dtype: element type of the weights, by default that of the files.
 
     Returns:
@@ -128,7 +130,7 @@ def load_vision_part(
         ``project_tiles`` and ``get_image_features`` work, nothing else does.
 
     Raises:
-        CheckpointError: if the folder is not such a part.
+        CheckpointError: if the folder is neither.
     """
     try:
         config, _ = read_config(Path(folder))
@@ -137,8 +139,17 @@ def load_vision_part(
     with torch.device("meta"):
         model = VisionLanguageModel(config)
     del model.language_model
-    shards = Shards(Path(folder))
-    in_memory = {stored_name(name, "hf"): name for name, _ in model.named_parameters()}
+    names = [name for name, _ in model.named_parameters()]
+    model.load_state_dict(_read_vision(Path(folder), names, model), assign=True)
+    return (model if dtype is None else model.to(dtype)).eval().requires_grad_(False)
+
+
+def _read_vision(folder: Path, names: list[str], model: VisionLanguageModel) -> dict[str, Tensor]:
+    shards = Shards(folder)
+    if any("language_model." in name or "lm_head." in name for name in shards.tensors):
+        checkpoint = Checkpoint(folder)
+        return {name: checkpoint.read(name) for name in names}
+    in_memory = {stored_name(name, "hf"): name for name in names}
     shapes = {stored: model.get_parameter(name).shape for stored, name in in_memory.items()}
     for name in [*shapes, *shards.tensors]:
         found, needed = shards.tensors.get(name), shapes.get(name)
@@ -147,8 +158,6 @@ def load_vision_part(
                 f"{folder} does not hold tower and projector of its config.json: weight {name} has "
                 f"shape {None if found is None else list(found.shape)}, needed "
                 f"{None if needed is None else list(needed)}; pass the folder vision of a split "
-                "checkpoint"
+                "checkpoint, or a whole one"
             )
-    state = {name: shards.read(stored) for stored, name in in_memory.items()}
-    model.load_state_dict(state, assign=True)
-    return (model if dtype is None else model.to(dtype)).eval().requires_grad_(False)
+    return {name: shards.read(stored) for stored, name in in_memory.items()}

@@ -22,12 +22,13 @@ from transformers import BitsAndBytesConfig, GenerationConfig, PreTrainedModel
 
 from internvl35.errors import CheckpointError
 from internvl35.model.checkpoint import Checkpoint, has_split_experts, parameter_shapes
-from internvl35.model.composite import VisionLanguageModel
+from internvl35.model.composite import LanguagePart, VisionLanguageModel
 from internvl35.model.configuration import InternVLChatConfig, Layout, config_to_dict
 from internvl35.model.hub import resolve_checkpoint, take_hub_options
 from internvl35.model.names import (
     EMBEDDING,
     HEAD,
+    LANGUAGE_PREFIX,
     Shape,
     group_pieces,
     split_parameters,
@@ -64,7 +65,7 @@ def load_model(
     together a layer at a time and ties weights. No code of the checkpoint is run.
 
     Args:
-        model_class: the class to build.
+        model_class: the class to build; of a :class:`LanguagePart` no other weight is read.
         name: what :func:`internvl35.model.hub.resolve_checkpoint` takes.
         config: taken instead of the checkpoint's config.json.
         dtype: element type of the weights, ``"auto"`` or ``None`` for the checkpoint's own;
@@ -111,11 +112,12 @@ def load_model(
     attention = choose_attention(loaded_config, attn_implementation, use_flash_attn=use_flash_attn)
     if attention is not None:
         options["attn_implementation"] = attention
+    prefix = LANGUAGE_PREFIX if issubclass(model_class, LanguagePart) else ""
     transformers_class: Any = super(VisionLanguageModel, model_class)
     model, report = transformers_class.from_pretrained(
         None,
         config=loaded_config,
-        state_dict=_tensors_for_transformers(checkpoint, loaded_config),
+        state_dict=_tensors_for_transformers(checkpoint, loaded_config, prefix),
         dtype=checkpoint.dtype() if given_dtype in (None, "auto") else given_dtype,
         generation_config=_generation_config(checkpoint.folder),
         output_loading_info=True,
@@ -136,10 +138,11 @@ def _int8_settings() -> BitsAndBytesConfig:
 
 
 def _tensors_for_transformers(
-    checkpoint: Checkpoint, config: InternVLChatConfig
+    checkpoint: Checkpoint, config: InternVLChatConfig, prefix: str
 ) -> dict[str, Tensor]:
     # one view a piece: transformers joins experts itself, a layer at a time, on the target device
-    state = {piece.name: checkpoint.read(piece.name) for piece in checkpoint.pieces}
+    names = [piece.name for piece in checkpoint.pieces if piece.name.startswith(prefix)]
+    state = {name: checkpoint.read(name) for name in names}
     if checkpoint.config.tie_word_embeddings and not config.tie_word_embeddings:
         state[HEAD] = checkpoint.read(HEAD)
     return state

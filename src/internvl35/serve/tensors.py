@@ -17,6 +17,18 @@ _TORCH: dict[DType, torch.dtype] = {
 _NAMES: dict[torch.dtype, DType] = {dtype: name for name, dtype in _TORCH.items()}
 
 
+def name_dtype(dtype: torch.dtype) -> DType:
+    """Name a dtype as the wire does.
+
+    Args:
+        dtype: one that the wire has.
+
+    Returns:
+        Its name.
+    """
+    return _NAMES[dtype]
+
+
 def to_block(values: Tensor) -> Block:
     """Turn a tensor into bytes; on a CPU nothing is copied.
 

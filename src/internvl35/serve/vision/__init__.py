@@ -1,0 +1,1 @@
+"""A vision server: tiles in, visual tokens out. Holds tower, projectors and router alone."""
