@@ -281,6 +281,9 @@ class Chat:
         asked: Conversation,
         flash: FlashSettings | None = None,
         is_thinking: bool | None = None,
+        *,
+        tools: str | None = None,
+        prefix: str = "",
     ) -> Request:
         """Turn a conversation that ends with a question into what an engine takes.
 
@@ -288,6 +291,8 @@ class Chat:
             asked: the turns and the pictures of all of them.
             flash: which tiles will be compressed; see :class:`Question`.
             is_thinking: whether the model is asked to reason; None as for all questions.
+            tools: JSON text of the schemas of tools that may be called.
+            prefix: first words of the answer.
 
         Returns:
             The prompt with its tiles, not routed yet.
@@ -298,7 +303,9 @@ class Chat:
         """
         counts = [len(tiles) for tiles in asked.pictures]
         builder = self._find_builder(is_thinking)
-        prompt = builder.build(asked.messages, counts, has_limit=False)
+        prompt = builder.build(
+            asked.messages, counts, assistant_prefix=prefix, tools=tools, has_limit=False
+        )
         request = Request(prompt, torch.cat(asked.pictures) if asked.pictures else None)
         self.builder.check_length(fewest_tokens(request, flash, self.model.config))
         return request

@@ -137,8 +137,7 @@ def test_fields_that_change_no_answer_are_passed_over():
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"tools": [{}]}, "tools is not supported"),
-        ({"tool_choice": "required"}, "tool_choice is not supported"),
+        ({"functions": [{}]}, "functions is not supported"),
         ({"modalities": ["audio"]}, "modalities may be"),
         ({"mesages": []}, "do you mean messages?"),
         ({"max_token": 5}, "do you mean max_tokens?"),

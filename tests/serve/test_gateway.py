@@ -81,7 +81,7 @@ def test_a_chat_is_answered_in_parts_that_join_to_the_whole():
     ("fields", "param"),
     [
         ({"temprature": 1}, "temprature"), ({"n": "two"}, "n"), ({"messages": []}, "messages"),
-        ({"tools": [{"type": "function"}]}, "tools"), ({"stream_options": {"x": 1}},
+        ({"tools": [{"type": "function"}]}, "tools[0].function"), ({"stream_options": {"x": 1}},
         "stream_options.x"), ({"model": "gpt"}, "model"), ({"stream": 1}, "stream"),
     ],
 )  # fmt: skip

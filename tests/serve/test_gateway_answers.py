@@ -95,3 +95,30 @@ def test_a_picture_that_cannot_be_decoded_fails_alone(chat, pictures):
     responses = ask(chat, [good, bad, good])
     assert [response.status_code for response in responses] == [200, 400, 200]
     assert responses[1].json()["error"]["param"] == "messages[0].content[1].image_url"
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "b"}}])
+def test_a_demanded_call_follows_its_schema_whatever_the_model_would_say(chat, choice):
+    pytest.importorskip("llguidance")
+    parameters = {
+        "type": "object", "properties": {"kind": {"$ref": "#/$defs/kind"}}, "required": ["kind"],
+        "additionalProperties": False, "$defs": {"kind": {"enum": ["x", "yy"]}},
+    }  # fmt: skip
+    tools = [
+        {"type": "function", "function": {"name": name, "parameters": parameters}} for name in "ab"
+    ]
+    body = {
+        "messages": [{"role": "user", "content": "hi"}], "tools": tools, "tool_choice": choice,
+        "max_tokens": 600,
+    }  # fmt: skip
+    whole, parts = ask(chat, [body, {**body, "stream": True}])
+    assert whole.status_code == 200, whole.text
+    answer = whole.json()["choices"][0]
+    assert answer["finish_reason"] == "tool_calls"
+    (call,) = answer["message"]["tool_calls"]
+    assert call["function"]["name"] in ("ab" if choice == "required" else "b")
+    assert json.loads(call["function"]["arguments"])["kind"] in ("x", "yy")
+    events = [line[6:] for line in parts.text.split("\n\n") if line]
+    deltas = [json.loads(event)["choices"][0]["delta"] for event in events[:-1]]
+    (told,) = [delta["tool_calls"][0] for delta in deltas if "tool_calls" in delta]
+    assert told["function"] == call["function"]

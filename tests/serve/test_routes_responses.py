@@ -8,10 +8,15 @@ import json
 import httpx
 import openai
 import pytest
+from answer_streams import SayingEngine
 from gateway_stubs import make_answerer
 
 from internvl35.generate.answers import Completion, Sample, Update
+from internvl35.generate.sampling import SamplingSettings
+from internvl35.serve.chat_body import read_body
+from internvl35.serve.chat_messages import MediaRules
 from internvl35.serve.gateway import build_app
+from internvl35.serve.responses_body import read_response
 
 PATH = "/v1/responses"
 
@@ -130,7 +135,7 @@ def test_pictures_and_turns_reach_the_chat_and_its_limits_the_response():
         ({"input": [{"role": "user", "content": [{"type": "input_file"}]}]},
          "input[0].content[0].type"),
         ({"input": "a", "max_output_tokens": 0}, "max_output_tokens"),
-        ({"input": "a", "top_p": 2}, "top_p"), ({"input": "a", "tools": [1]}, "tools"),
+        ({"input": "a", "top_p": 2}, "top_p"), ({"input": "a", "tools": [1]}, "tools[0]"),
         ({"input": "a", "previous_response_id": "r"}, "previous_response_id"),
         ({"input": "a", "text": {"format": {"type": "x"}}}, "text.format"),
         ({"input": "a", "extra": 1}, "extra"), ({"input": "a", "model": "gpt"}, "model"),
@@ -139,4 +144,72 @@ def test_pictures_and_turns_reach_the_chat_and_its_limits_the_response():
 def test_a_wrong_field_is_named_as_it_was_sent(fields, param):
     response = ask(**fields)
     assert response.status_code == (404 if param == "model" else 400)
+    assert response.json()["error"]["param"] == param
+
+
+LOOK = {"type": "function", "name": "look", "parameters": {"type": "object"}, "strict": False}
+SAID = 'I look.\n<tool_call>\n{"name": "look", "arguments": {"at": "it"}}\n</tool_call>'
+
+
+def test_the_official_client_reads_calls_whole_and_in_parts():
+    async def create(client):
+        asked = {"model": "tiny", "input": "what?", "tools": [LOOK]}
+        whole = await client.responses.create(**asked)
+        stream = await client.responses.create(**asked, stream=True)
+        return whole, [event async for event in stream]
+
+    whole, events = with_client(create, make_answerer(SayingEngine(SAID)))
+    message, call = whole.output
+    assert message.content[0].text == "I look."
+    assert (call.type, call.name, call.arguments) == ("function_call", "look", '{"at": "it"}')
+    assert whole.tools[0].name == "look"
+    last = events[-1].response.output
+    assert [item.type for item in last] == ["message", "function_call"]
+    kinds = [event.type for event in events if getattr(event, "output_index", None) == 1]
+    assert kinds == [
+        "response.output_item.added", "response.function_call_arguments.delta",
+        "response.function_call_arguments.done", "response.output_item.done",
+    ]  # fmt: skip
+    (delta,) = [e.delta for e in events if e.type == "response.function_call_arguments.delta"]
+    assert delta == last[1].arguments == '{"at": "it"}'
+
+
+def test_calls_and_results_reach_the_chat():
+    body = read_response({
+        "instructions": "Be brief.", "tools": [LOOK], "tool_choice": {"type": "function",
+        "name": "look"}, "input": [
+            {"role": "user", "content": "what?"},
+            {"type": "message", "role": "assistant", "content": "I look."},
+            {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}"},
+            {"type": "function_call", "call_id": "c2", "name": "look", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "c2", "output": "red"},
+            {"type": "function_call_output", "call_id": "c1",
+             "output": [{"type": "input_text", "text": "blue"}]},
+        ],
+    }).body  # fmt: skip
+    call = read_body(body, SamplingSettings(), MediaRules())
+    assert [message.role for message in call.messages] == [
+        "system", "user", "assistant", "tool", "tool",
+    ]  # fmt: skip
+    assert call.messages[2].text.count("<tool_call>") == 2
+    assert [message.text for message in call.messages[3:]] == ["blue", "red"]
+    assert call.tools.prefix
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [{"type": "function", "name": 1}]}, "tools[0].name"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"input": [{"role": "user", "content": "a"},
+                    {"type": "function_call_output", "call_id": "c", "output": "x"}]},
+         "input[1].call_id"),
+        ({"input": [{"type": "function_call", "call_id": "c", "name": "a", "arguments": "x"}]},
+         "input[0].arguments"),
+    ],
+)  # fmt: skip
+def test_a_wrong_field_of_tools_is_named_as_it_was_sent(fields, param):
+    response = ask(**{"input": "a", **fields})
+    assert response.status_code == 400
     assert response.json()["error"]["param"] == param

@@ -53,7 +53,9 @@ class StubChat:
         num_tiles = max_tiles or 3
         return torch.zeros(num_tiles, 3, 2, 2), Grid(1, num_tiles)
 
-    def prepare(self, asked: Any, flash: Any = None, is_thinking: Any = None) -> Request:
+    def prepare(
+        self, asked: Any, flash: Any = None, is_thinking: Any = None, **tools: str
+    ) -> Request:
         text = asked.messages[-1].text
         if "BROKEN" in text:
             raise IndexError("list index out of range")

@@ -387,7 +387,7 @@ class PromptBuilder:
     def _write_generation_prompt(self, writer: TokenWriter, prefix: str) -> None:
         self._write_head(writer, "assistant")
         if not prefix or not self.template.has_channels:
-            writer.add_text(prefix)
+            writer.add_text(prefix, tags=self._tags_of_answers)
             return
         thinking, closing, answer = prefix.rpartition("</think>")
         if not closing and prefix.startswith("<think>"):

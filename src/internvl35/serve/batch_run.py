@@ -185,7 +185,7 @@ class BatchRun:
         except _UnpreparedError as error:
             self._refuse(row, 500, write_error(str(error), INTERNAL))
         else:
-            self._accept(row, completion, num_tiles)
+            self._accept(row, call, completion, num_tiles)
         finally:
             gate.leave(num_tiles)
 
@@ -212,12 +212,15 @@ class BatchRun:
             raise ServerError(f"the engine ended without an answer to line {row.line}")
         return completion
 
-    def _accept(self, row: BatchRow, completion: Completion, num_tiles: int) -> None:
+    def _accept(
+        self, row: BatchRow, call: ChatCall, completion: Completion, num_tiles: int
+    ) -> None:
         failure = find_failure(completion.samples)
         if failure is not None:
             self._refuse(row, 400, write_error(failure))
             return
-        body = self._form.write(completion, f"chatcmpl-{_number_of(row)}", int(time.time()))
+        name = f"chatcmpl-{_number_of(row)}"
+        body = self._form.write(completion, name, int(time.time()), call.tools)
         self.figures.num_prompt_tokens += body["usage"]["prompt_tokens"]
         self.figures.num_new_tokens += body["usage"]["completion_tokens"]
         self.figures.num_tiles += num_tiles

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from internvl35.data.thinking import split_thinking
+from internvl35.data.tool_calls import ToolCall
 from internvl35.errors import InternVLError
 from internvl35.generate.answers import Completion, Sample, TokenLogprob
+from internvl35.serve.answer_pieces import Answer, read_answer
 from internvl35.serve.fields import BodyError
+from internvl35.serve.tools import ToolUse
 
 INVALID = "invalid_request_error"
 """Type of an error that the sender can put right."""
@@ -42,13 +44,16 @@ class AnswerFormat:
     tokens_per_tile: int | None = None
     """Visual tokens of a tile that is not compressed; None where they are not told."""
 
-    def write(self, completion: Completion, request_id: str, created: int) -> dict[str, Any]:
+    def write(
+        self, completion: Completion, request_id: str, created: int, tools: ToolUse | None = None
+    ) -> dict[str, Any]:
         """Write the body of an answer.
 
         Args:
             completion: the answers to one request, none of which failed.
             request_id: what the answer is called.
             created: seconds since 1970.
+            tools: that could be called.
 
         Returns:
             JSON values.
@@ -59,7 +64,8 @@ class AnswerFormat:
             "created": created,
             "model": self.model,
             "choices": [
-                self._choice(place, sample) for place, sample in enumerate(completion.samples)
+                self._choice(place, sample, read_answer(sample.text, tools), request_id)
+                for place, sample in enumerate(completion.samples)
             ],
             "usage": self.describe_usage(completion),
             "system_fingerprint": self.fingerprint,
@@ -106,16 +112,23 @@ class AnswerFormat:
         shown = [one for one in logprobs if one.token_id not in self.end_token_ids]
         return {"content": [self._logprob(one) for one in shown], "refusal": None}
 
-    def _choice(self, place: int, sample: Sample) -> dict[str, Any]:
-        thinking, text = split_thinking(sample.text)
-        message = {"role": "assistant", "content": text.strip(), "refusal": None}
-        if thinking is not None:
-            message["reasoning_content"] = thinking
+    def _choice(
+        self, place: int, sample: Sample, answer: Answer, request_id: str
+    ) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+        if answer.thinking is not None:
+            message["reasoning_content"] = answer.thinking
+        if answer.calls:
+            message["content"] = answer.text or None
+            message["tool_calls"] = [
+                write_call(call, name_call(request_id, place, number))
+                for number, call in enumerate(answer.calls)
+            ]
         return {
             "index": place,
             "message": message,
             "logprobs": self.describe_logprobs(sample.logprobs),
-            "finish_reason": sample.finish_reason,
+            "finish_reason": answer.tell_reason(sample.finish_reason),
         }
 
     def _logprob(self, one: TokenLogprob) -> dict[str, Any]:
@@ -129,6 +142,34 @@ class AnswerFormat:
             "logprob": logprob if math.isfinite(logprob) else _LEAST_LOGPROB,
             "bytes": list(data),
         }
+
+
+def write_call(call: ToolCall, name: str) -> dict[str, Any]:
+    """Write a call of a tool.
+
+    Args:
+        call: the call.
+        name: by which a result calls it.
+
+    Returns:
+        JSON values.
+    """
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": name, "type": "function", "function": function}
+
+
+def name_call(request_id: str, place: int, number: int) -> str:
+    """Name a call of a tool, the same in one piece as in parts.
+
+    Args:
+        request_id: what the answer is called.
+        place: of the choice.
+        number: of the call among those of the choice.
+
+    Returns:
+        A name that no other call has.
+    """
+    return f"call_{request_id.rpartition('-')[2]}_{place}_{number}"
 
 
 def find_failure(samples: Sequence[Sample]) -> str | None:

@@ -28,6 +28,7 @@ from internvl35.serve.chat_messages import (
 )
 from internvl35.serve.chat_sampling import read_flash, read_sampling
 from internvl35.serve.fields import BodyError, Fields
+from internvl35.serve.tools import ToolUse, read_tools
 
 if TYPE_CHECKING:
     from internvl35.chat import Chat
@@ -37,11 +38,11 @@ Shown: TypeAlias = Sequence[tuple[Tensor, Grid]]
 
 IGNORED = (
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
-    "prompt_cache_retention", "parallel_tool_calls",
+    "prompt_cache_retention",
 )  # fmt: skip
 """Fields that say nothing about the answer."""
 
-UNSUPPORTED = ("tools", "functions", "audio", "prediction", "web_search_options")
+UNSUPPORTED = ("functions", "function_call", "audio", "prediction", "web_search_options")
 """Fields of OpenAI's API that nothing here follows; empty ones do no harm."""
 
 
@@ -65,6 +66,8 @@ class ChatCall:
     """Whether the answer shall come in parts."""
     has_usage: bool = False
     """Whether the parts end with one that counts tokens."""
+    tools: ToolUse | None = None
+    """The tools that may be called; None if none may."""
 
 
 def read_body(body: Any, defaults: SamplingSettings, rules: MediaRules) -> ChatCall:
@@ -87,8 +90,6 @@ def read_body(body: Any, defaults: SamplingSettings, rules: MediaRules) -> ChatC
     for name in UNSUPPORTED:
         if fields.any(name):
             raise BodyError(f"{name} is not supported; leave it out", name)
-    if fields.any("tool_choice") not in (None, "none", "auto"):
-        raise BodyError("tool_choice is not supported; leave it out", "tool_choice")
     if fields.any("modalities") not in (None, ["text"]):
         raise BodyError('modalities may be ["text"] alone', "modalities")
     model = fields.text("model")
@@ -101,10 +102,15 @@ def read_body(body: Any, defaults: SamplingSettings, rules: MediaRules) -> ChatC
             replace(p, max_tiles=max_tiles) if p.max_tiles is None and p.kind == "image" else p
             for p in pictures
         )
+    sampling, tools = read_sampling(fields, defaults), read_tools(fields)
+    if tools is not None and tools.structure is not None:
+        if sampling.structure is not None:
+            raise BodyError("tool_choice demands a call, and another field says what shape the "
+                            "answer has; drop one", "tool_choice")  # fmt: skip
+        sampling = replace(sampling, structure=tools.structure)
     call = ChatCall(
-        messages, pictures, read_sampling(fields, defaults), read_flash(fields),
-        _read_thinking(fields), model,
-        is_streamed=bool(fields.truth("stream")), has_usage=read_usage(fields),
+        messages, pictures, sampling, read_flash(fields), _read_thinking(fields), model,
+        is_streamed=bool(fields.truth("stream")), has_usage=read_usage(fields), tools=tools,
     )  # fmt: skip
     fields.finish(IGNORED)
     return call
@@ -209,4 +215,9 @@ def assemble(chat: Chat, call: ChatCall, shown: Sequence[Shown]) -> Request:
     conversation = Conversation(
         messages, tuple(tiles for tiles, _ in every), tuple(grid for _, grid in every)
     )
-    return chat.prepare(conversation, call.flash, call.is_thinking)
+    if call.tools is None:
+        return chat.prepare(conversation, call.flash, call.is_thinking)
+    return chat.prepare(
+        conversation, call.flash, call.is_thinking,
+        tools=call.tools.schemas, prefix=call.tools.prefix,
+    )  # fmt: skip

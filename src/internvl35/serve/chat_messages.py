@@ -24,14 +24,16 @@ from internvl35.data.messages import (
     video_marks,
 )
 from internvl35.data.sources import scheme_of
+from internvl35.data.tool_calls import write_calls
 from internvl35.errors import MediaError
 from internvl35.serve.fields import BodyError, Fields, as_number, show
 from internvl35.serve.media import MediaItemError, MediaKind
+from internvl35.serve.tools import ResultOrder, read_calls
 
 if TYPE_CHECKING:
     from internvl35.data.images import ImageSource
 
-ROLES = ("system", "developer", "user", "assistant")
+ROLES = ("system", "developer", "user", "assistant", "tool")
 """Roles that are understood."""
 
 DETAILS = ("auto", "low", "high")
@@ -122,7 +124,8 @@ def read_messages(
 
     Args:
         entries: ``role`` and ``content``: a text, or a list of parts of the types ``text`` and
-            ``image_url``; an assistant's may have ``reasoning_content``.
+            ``image_url``; an assistant's may have ``reasoning_content`` and ``tool_calls``, and a
+            tool's has ``tool_call_id``.
         rules: which pictures may be named.
         path: where the messages stand in the body.
 
@@ -137,34 +140,41 @@ def read_messages(
         raise BodyError(f"{path} is empty; needed: a list of at least one message", path)
     messages: list[Message] = []
     pictures: list[AskedPicture] = []
+    order = ResultOrder()
     for number, entry in enumerate(entries):
         fields = Fields(entry, f"{path}[{number}]")
-        message, shown = _read_message(fields, rules)
-        messages.append(message)
+        message, shown, num_later = _read_message(fields, rules, order)
+        messages.insert(len(messages) - num_later, message)
         pictures += shown
     if len(pictures) > MAX_PICTURES:
         raise BodyError(f"{path} hold {len(pictures)} pictures; at most {MAX_PICTURES}", path)
     return tuple(messages), tuple(pictures)
 
 
-def _read_message(fields: Fields, rules: MediaRules) -> tuple[Message, list[AskedPicture]]:
+def _read_message(
+    fields: Fields, rules: MediaRules, order: ResultOrder
+) -> tuple[Message, list[AskedPicture], int]:
+    """Read a message; gives its pictures too, and how many messages before it belong behind it."""
     role = fields.text("role")
     if role not in ROLES:
         path = fields.path("role")
         raise BodyError(f"{path} is {show(role)}; known: {', '.join(ROLES)}", path)
-    if fields.any("tool_calls"):
-        path = fields.path("tool_calls")
-        raise BodyError(f"{path}: calls of tools are not supported; take them out", path)
+    calls, ids = read_calls(fields) if role == "assistant" else ([], ())
+    num_later = order.count_later(fields) if role == "tool" else 0
     parts = _read_content(fields, rules, role)
     thinking = fields.text("reasoning_content") if role == "assistant" else None
-    fields.finish(ignored=("name", "refusal", "annotations", "tool_calls"))
+    fields.finish(ignored=("name", "refusal", "annotations"))
     if role == "user":
         pictures = [part for part in parts if isinstance(part, AskedPicture)]
-        return Message.from_parts(_place(parts)), pictures
+        return Message.from_parts(_place(parts)), pictures, 0
     text = "".join(part for part in parts if isinstance(part, str))
+    if role == "tool":
+        return Message("tool", text), [], num_later
     if role == "assistant":
-        return Message("assistant", text, thinking=thinking or None), []
-    return Message("system", text), []
+        order.note_calls(ids)
+        said = write_calls(calls, text) if calls else text
+        return Message("assistant", said, thinking=thinking or None), [], 0
+    return Message("system", text), [], 0
 
 
 def _read_content(fields: Fields, rules: MediaRules, role: str) -> list[str | AskedPicture]:

@@ -6,45 +6,15 @@ counterpart in the paper.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from internvl35.data.thinking import split_thinking
+from internvl35.data.tool_calls import ToolCall
 from internvl35.generate.answers import Completion, Update
-from internvl35.replies import new_pieces
-from internvl35.serve.chat_answer import AnswerFormat
-
-
-class AnswerPieces:
-    """Takes reasoning and answer apart while they are written."""
-
-    def __init__(self) -> None:
-        """Begin with nothing written."""
-        self._text = ""
-        self._shown = {True: "", False: ""}
-
-    def add(self, text: str, *, is_last: bool) -> list[tuple[str, bool]]:
-        """Take in what was written.
-
-        Args:
-            text: new text.
-            is_last: whether nothing follows.
-
-        Returns:
-            What can be told now, and whether each part belongs to the reasoning.
-        """
-        self._text += text
-        if not is_last:
-            return list(new_pieces(self._text, self._shown))
-        thinking, answer = self.whole()
-        parts = ((thinking or "", True), (answer, False))
-        rest = [(part[len(self._shown[is_thinking]) :], is_thinking) for part, is_thinking in parts]
-        return [one for one in rest if one[0]]
-
-    def whole(self) -> tuple[str | None, str]:
-        """Tell reasoning and answer as far as they are written."""
-        thinking, answer = split_thinking(self._text)
-        return thinking, answer.strip()
+from internvl35.serve.answer_pieces import AnswerPiece, AnswerPieces
+from internvl35.serve.chat_answer import AnswerFormat, name_call, write_call
+from internvl35.serve.tools import ToolUse
 
 
 class ChatStream:
@@ -55,16 +25,27 @@ class ChatStream:
         name: of the answer.
         created: seconds since 1970.
         has_usage: whether a last chunk tells the counts.
+        tools: that may be called.
     """
 
-    def __init__(self, form: AnswerFormat, name: str, created: int, *, has_usage: bool) -> None:
+    def __init__(
+        self,
+        form: AnswerFormat,
+        name: str,
+        created: int,
+        *,
+        has_usage: bool,
+        tools: ToolUse | None = None,
+    ) -> None:
         """Begin without a choice."""
-        self._form, self._has_usage = form, has_usage
+        self._form, self._has_usage, self._tools = form, has_usage, tools
+        self._name = name
         self._frame = {
             "id": name, "object": "chat.completion.chunk", "created": created, "model": form.model,
             "system_fingerprint": form.fingerprint,
         }  # fmt: skip
         self._choices: dict[int, AnswerPieces] = {}
+        self._num_calls: Counter[int] = Counter()
 
     def add(self, update: Update) -> Iterator[Mapping[str, Any]]:
         """Make chunks of an update.
@@ -77,19 +58,28 @@ class ChatStream:
         """
         place = update.sample
         if place not in self._choices:
-            self._choices[place] = AnswerPieces()
+            self._choices[place] = AnswerPieces(self._tools)
             yield self._chunk(place, {"role": "assistant", "content": ""})
         is_last = update.finish_reason is not None
         pieces = self._choices[place].add(update.text, is_last=is_last)
         logprobs = self._form.describe_logprobs(update.logprobs)
         if logprobs is not None and logprobs["content"] and not pieces:
             pieces = [("", False)]
-        for text, is_thinking in pieces:
-            name = "reasoning_content" if is_thinking else "content"
-            yield self._chunk(place, {name: text}, logprobs)
+        for piece in pieces:
+            yield self._chunk(place, self._write(place, piece), logprobs)
             logprobs = None  # all of them come with the first part
         if is_last:
-            yield self._chunk(place, {}, reason=update.finish_reason)
+            reason = self._choices[place].whole().tell_reason(update.finish_reason)
+            yield self._chunk(place, {}, reason=reason)
+
+    def _write(self, place: int, piece: AnswerPiece) -> dict[str, Any]:
+        if not isinstance(piece, ToolCall):
+            text, is_thinking = piece
+            return {"reasoning_content" if is_thinking else "content": text}
+        number = self._num_calls[place]
+        self._num_calls[place] += 1
+        call = write_call(piece, name_call(self._name, place, number))
+        return {"tool_calls": [{"index": number, **call}]}
 
     def end(self, completion: Completion) -> Iterator[Mapping[str, Any] | str]:
         """Make what follows the last choice.

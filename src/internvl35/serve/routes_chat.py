@@ -33,10 +33,10 @@ async def answer_chat(request: Request) -> Response:
         created = int(time.time())
         if not call.is_streamed:
             completion = await incoming.wait_for(answerer.complete(opened))
-            return JSONResponse(answerer.form.write(completion, name, created))
+            return JSONResponse(answerer.form.write(completion, name, created, call.tools))
         updates = await stack.enter_async_context(aclosing(answerer.stream(opened)))
         first = await incoming.wait_for(anext(updates))  # what is refused gets a status
-        parts = ChatStream(answerer.form, name, created, has_usage=call.has_usage)
+        parts = ChatStream(answerer.form, name, created, has_usage=call.has_usage, tools=call.tools)
         return incoming.stream(_write(first, updates, parts), stack.pop_all())
     raise AssertionError("unreachable")
 
