@@ -15,6 +15,7 @@ import typer
 
 from internvl35.commands import (
     batch,
+    bench,
     chat,
     convert,
     data,
@@ -53,6 +54,7 @@ app.command("models")(models.list_models)
 app.command("convert")(convert.convert)
 data.app.command("draw", cls=data.DashedCommand)(data_draw.draw)
 app.add_typer(data.app)
+app.add_typer(bench.app)
 app.command("sft", cls=FlagCommand)(finetune.sft)
 app.command("pt", cls=FlagCommand)(finetune.pt)
 app.command("vico", cls=FlagCommand)(vico.vico)
