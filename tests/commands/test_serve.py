@@ -66,7 +66,7 @@ def test_a_check_looks_at_port_and_checkpoint(capsys):
 @pytest.mark.parametrize(
     ("option", "value"),
     [("--port", "70000"), ("--max-requests", "0"), ("--drain-timeout-s", "0"), ("--top-p", "2"),
-     ("--served-name", "")],
+     ("--served-name", ""), ("--trace-share", "2"), ("--trace-endpoint", "ftp://x")],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(capsys, option, value):
     assert run(capsys, "--check", "--port", "0", option, value)[0] == 2

@@ -59,7 +59,7 @@ SAMPLING = SamplingSettings(
 LOGPROB = TokenLogprob(5, -0.25, ((5, -0.25), (6, -math.inf)))
 EVERY: tuple[Message, ...] = (
     Encode(ID, 3, (1, 2), FlashSettings("absolute", None, 0.5), "salt", -1),
-    Encode(ID, 0, (1,), None, "", 0),
+    Encode(ID, 0, (1,), None, "", 0, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
     Tiles(ID, 1, 1, Block("u8", (1, 4, 4, 3), bytes(range(48)))),
     Features(ID, 0, 2, (True, False), (0.9, 0.1), Block("bf16", (5, 8), bytes(80))),
     Features(ID, 0, 1, (True,), None, Block("bf16", (1, 8), bytes(16))),

@@ -5,7 +5,6 @@ Answering is left to :mod:`internvl35.serve.gateway`. No counterpart in the pape
 
 from __future__ import annotations
 
-import logging
 import os
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -21,7 +20,8 @@ from internvl35.commands.checkpoint import HubOptions, ModelOptions
 from internvl35.commands.flash import CompressionOptions
 from internvl35.commands.options import METAVAR, spread_settings
 from internvl35.commands.pictures import PictureOptions
-from internvl35.commands.terminal import note, paused_collection, silence_libraries, spinner
+from internvl35.commands.telemetry import TelemetryOptions
+from internvl35.commands.terminal import paused_collection, silence_libraries, spinner
 from internvl35.errors import ConfigError, ServerError
 from internvl35.generate.sampling import SamplingSettings
 from internvl35.serve.gateway_settings import GatewaySettings, check_keys
@@ -124,6 +124,7 @@ def serve(
     flash: CompressionOptions,
     model: ModelOptions,
     hub: HubOptions,
+    telemetry: TelemetryOptions,
 ) -> None:
     """Answer OpenAI's API over HTTP until SIGTERM or Ctrl-C."""
     keys = options.read_keys()
@@ -154,20 +155,10 @@ def serve(
         )  # fmt: skip
         loader = SafeMediaLoader(chat.tiles, options.media(), chat.images)
         defaults = Defaults(sampling, flash.settings())
-        with start_engine(chat) as engine:
+        with telemetry.watch("gateway"), start_engine(chat) as engine:
             answerer = Answerer(chat, engine, loader, form, defaults, gateway, names)
             app = application.build_app(answerer, keys)
-            _show_log()
             host, port = taken.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
-            note(f"listening at http://{shown}:{port}/v1 as {', '.join(names)}")
+            telemetry.tell(f"listening at http://{shown}:{port}/v1 as {', '.join(names)}")
             listening.serve(app, answerer, gateway, taken)
-
-
-def _show_log() -> None:
-    """Write the server's log to stderr, a line a request."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger = logging.getLogger("internvl35.serve")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)

@@ -33,6 +33,7 @@ from internvl35.serve.media import LoadedMedia, MediaItem, MediaLoader
 from internvl35.serve.metrics import Metrics
 from internvl35.serve.refusals import RefusedError
 from internvl35.serve.room import Room
+from internvl35.serve.tracing import stage
 
 if TYPE_CHECKING:
     from internvl35.chat import Chat
@@ -187,10 +188,13 @@ class Answerer:
         await self.room.begin_opening()
         started = time.perf_counter()
         try:
-            loaded = await self._load(call, caller)
-            loop = asyncio.get_running_loop()
-            request = await loop.run_in_executor(self._pool, self._build, call, loaded)
-            num_tiles = request.prompt.num_tiles
+            with stage("media", pictures=len(call.pictures)):
+                loaded = await self._load(call, caller)
+            with stage("prompt") as building:
+                loop = asyncio.get_running_loop()
+                request = await loop.run_in_executor(self._pool, self._build, call, loaded)
+                num_tiles = request.prompt.num_tiles
+                building.note(prompt_tokens=len(request.prompt), tiles=num_tiles)
         finally:
             self.room.end_opening(num_tiles)
         self.metrics.note_opening(time.perf_counter() - started)
@@ -235,11 +239,13 @@ class Answerer:
                 flash=opened.call.flash, cache_salt=opened.caller.salt,
             )  # fmt: skip
             async with aclosing(updates):  # type: ignore[type-var]  # an async generator everywhere
-                async for update in updates:
-                    _check(update)
-                    if update.completion is not None:
-                        self.metrics.note_completion(update.completion)
-                    yield update
+                with stage("generate") as generating:
+                    async for update in updates:
+                        _check(update)
+                        if update.completion is not None:
+                            self.metrics.note_completion(update.completion)
+                            generating.note_completion(update.completion)
+                        yield update
         except (InternVLError, GeneratorExit, asyncio.CancelledError):
             raise
         except Exception:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -20,9 +21,16 @@ from internvl35.serve.answering import Answerer, caller_of
 from internvl35.serve.chat_answer import write_error
 from internvl35.serve.gateway_settings import check_keys
 from internvl35.serve.guard import Guard
+from internvl35.serve.logs import with_facts
 from internvl35.serve.refusals import refuse
 
+if TYPE_CHECKING:
+    from fastapi.telemetry import TelemetryConfig
+
 LOGGER = logging.getLogger("internvl35.serve")
+
+_NO_SPANS: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
+"""FastAPI's own spans repeat what users wrote; releases that have none take no heed of this."""
 
 
 def build_app(answerer: Answerer, keys: Collection[str] = ()) -> FastAPI:
@@ -39,7 +47,7 @@ def build_app(answerer: Answerer, keys: Collection[str] = ()) -> FastAPI:
         ConfigError: if a key can be guessed.
     """
     check_keys(tuple(keys))
-    app = FastAPI(title="internvl35", docs_url=None, redoc_url=None)
+    app = FastAPI(title="internvl35", docs_url=None, redoc_url=None, telemetry=_NO_SPANS)
     app.state.answerer = answerer
     for routes in (routes_chat, routes_text, routes_responses, routes_info):
         app.include_router(routes.router)
@@ -52,9 +60,10 @@ def build_app(answerer: Answerer, keys: Collection[str] = ()) -> FastAPI:
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    told = refuse(error, caller_of(request.scope["state"]).request_id)
+    name = caller_of(request.scope["state"]).request_id
+    told = refuse(error, name)
     if told.status == 503:
-        LOGGER.error("%s: %s", caller_of(request.scope["state"]).request_id, error)
+        LOGGER.error("refused", exc_info=error, extra=with_facts(request=name))
     return JSONResponse(told.body, told.status, told.headers)
 
 

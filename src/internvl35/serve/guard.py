@@ -6,7 +6,6 @@ the routes as they are. No counterpart in the paper.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Collection
@@ -20,8 +19,10 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from internvl35.serve.event_stream import ReaderGoneError
+from internvl35.serve.logs import with_facts
 from internvl35.serve.metrics import Metrics
 from internvl35.serve.refusals import RefusedError, refuse
+from internvl35.serve.tracing import request_stage
 
 LOGGER = logging.getLogger("internvl35.serve")
 
@@ -59,7 +60,17 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        name, started, status = f"req_{token_hex(12)}", time.perf_counter(), 0
+        name = f"req_{token_hex(12)}"
+        if scope["path"] in OPEN_PATHS:  # probes would bury the others
+            await self._answer(scope, receive, send, name)
+            return
+        with request_stage("request", Headers(scope=scope), request=name) as stage:
+            status = await self._answer(scope, receive, send, name)
+            stage.note(route=_route_of(scope), status=status)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, name: str) -> int:
+        """Answer one request and note it; gives the status that was sent."""
+        started, status = time.perf_counter(), 0
 
         async def send_named(message: Message) -> None:
             nonlocal status
@@ -76,12 +87,13 @@ class Guard:
         except Exception as error:  # the process boundary
             told = refuse(error, name)
             if told.is_ours:
-                LOGGER.exception("fault in %s", name)
+                LOGGER.exception("fault", extra=with_facts(request=name))
             if not status:
                 answer = JSONResponse(told.body, told.status, told.headers)
                 await answer(scope, receive, send_named)
         finally:
             self._note(scope, name, status, time.perf_counter() - started)
+        return status
 
     def _check(self, scope: Scope) -> str:
         """Look for a key, and tell whose cache the request may use."""
@@ -102,13 +114,17 @@ class Guard:
         return blake2b(key, key=self._secret, digest_size=16).digest()
 
     def _note(self, scope: Scope, name: str, status: int, seconds: float) -> None:
-        route = scope.get("route")
-        path = getattr(route, "path", "other")  # no path of a sender becomes a label
+        path = _route_of(scope)
         self._metrics.note_answer(path, status, seconds)
         if scope["path"] in OPEN_PATHS:
             return
-        facts = {
-            "request": name, "method": scope["method"], "route": path, "status": status,
-            "seconds": round(seconds, 3),
-        }  # fmt: skip
-        LOGGER.info(json.dumps(facts))
+        facts = with_facts(
+            request=name, method=scope["method"], route=path, status=status,
+            seconds=round(seconds, 3),
+        )  # fmt: skip
+        LOGGER.info("answered", extra=facts)
+
+
+def _route_of(scope: Scope) -> str:
+    """The route as the app writes it: no path of a sender becomes a label."""
+    return str(getattr(scope.get("route"), "path", "other"))

@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 from internvl35.serve.answering import Answerer, caller_of
 from internvl35.serve.event_stream import EventStream, ReaderGoneError, while_read
 from internvl35.serve.fields import BodyError
+from internvl35.serve.logs import with_facts
 from internvl35.serve.refusals import RefusedError, refuse
 
 T = TypeVar("T")
@@ -109,7 +110,8 @@ class Incoming:
                 return {}
             told = refuse(error, self.caller.request_id)
             if told.is_ours:
-                LOGGER.error("fault in %s", self.caller.request_id, exc_info=error)
+                facts = with_facts(request=self.caller.request_id)
+                LOGGER.error("fault", exc_info=error, extra=facts)
             return told.body
 
         return EventStream(events, tell, held, self._until)

@@ -94,6 +94,8 @@ class Encode:
     """Only requests of equal salt share visual tokens."""
     priority: int
     """Lower numbers are served first."""
+    trace: str = ""
+    """The gateway's span in the form of ``traceparent``; empty for none."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,8 @@ class Generate:
     """Name of the LoRA adapter; None for the checkpoint alone."""
     values: Block
     """``(T,)`` i32 token ids of the prompt."""
+    trace: str = ""
+    """The gateway's span in the form of ``traceparent``; empty for none."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,150 @@
+"""Spans: one a stage, under their request, without a word of its user."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+
+import httpx
+import pytest
+from batch_stubs import EchoEngine
+from gateway_stubs import make_answerer
+
+from internvl35.errors import ConfigError
+from internvl35.serve import tracing
+from internvl35.serve.gateway import build_app
+
+pytest.importorskip("opentelemetry.sdk", reason="needs the extra trace")
+
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@pytest.fixture(scope="module")
+def exporter():
+    exporter = InMemorySpanExporter()
+    if not isinstance(trace.get_tracer_provider(), TracerProvider):
+        trace.set_tracer_provider(TracerProvider())  # once a process
+    processor = SimpleSpanProcessor(exporter)
+    trace.get_tracer_provider().add_span_processor(processor)
+    yield exporter
+    processor.shutdown()  # keeps nothing of the tests that follow
+
+
+@pytest.fixture(autouse=True)
+def empty(exporter):
+    exporter.clear()
+
+
+def spans_of(exporter):
+    return {span.name: span for span in exporter.get_finished_spans()}
+
+
+def ask(text, headers=None, answerer=None, **fields):
+    async def send():
+        app = build_app(answerer or make_answerer())
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+            picture = {"type": "image_url", "image_url": {"url": "data:a"}}
+            content = [picture, {"type": "text", "text": text}]
+            body = {"messages": [{"role": "user", "content": content}], **fields}
+            return await client.post("/v1/chat/completions", json=body, headers=headers)
+
+    return asyncio.run(send())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_has_a_span_for_each_stage_and_all_hang_under_it(exporter, stream):
+    response = ask("my own words", {"traceparent": PARENT}, stream=stream)
+    spans = spans_of(exporter)
+    assert set(spans) == {"request", "media", "prompt", "generate"}
+    root = spans["request"]
+    assert f"{root.context.trace_id:032x}" == PARENT.split("-")[1]
+    assert f"{root.parent.span_id:016x}" == PARENT.split("-")[2]
+    for name in ("media", "prompt", "generate"):
+        assert spans[name].parent.span_id == root.context.span_id
+    assert root.attributes["request"] == response.headers["x-request-id"]
+    assert root.attributes["status"] == 200
+    assert root.attributes["route"] == "/v1/chat/completions"
+    assert spans["media"].attributes["pictures"] == 1
+    assert spans["generate"].attributes["tiles"] == 2
+    assert spans["generate"].attributes["new_tokens"] == len("\nmy own words") + 1
+    assert "words" not in "".join(span.to_json() for span in spans.values())
+
+
+def test_what_goes_wrong_is_told_by_its_kind_alone(exporter):
+    assert ask("BROKEN words").status_code == 500
+    spans = spans_of(exporter)
+    assert spans["prompt"].status.description == "IndexError"
+    assert "list index" not in "".join(span.to_json() for span in spans.values())
+    assert spans["request"].attributes["status"] == 500
+
+
+def test_a_stage_that_is_cancelled_ends_and_says_so(exporter):
+    engine = EchoEngine(lambda text: 60.0)
+    assert ask("hello", answerer=make_answerer(engine, request_timeout_s=0.05)).status_code == 504
+    assert spans_of(exporter)["generate"].attributes["is_cancelled"] is True
+
+
+def test_probes_leave_no_span(exporter):
+    async def send():
+        transport = httpx.ASGITransport(build_app(make_answerer()))
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+            await client.get("/health")
+
+    asyncio.run(send())
+    assert spans_of(exporter) == {}
+
+
+def test_another_process_goes_on_with_the_current_span(exporter):
+    with tracing.request_stage("request", {}):
+        parent = tracing.write_parent()
+    with tracing.stage("vision", parent=parent, tiles=3):
+        pass
+    spans = spans_of(exporter)
+    assert spans["vision"].parent.span_id == spans["request"].context.span_id
+    assert spans["vision"].context.trace_id == spans["request"].context.trace_id
+
+
+@pytest.mark.parametrize("parent", ["", "nonsense", PARENT + "x" * 10_000, "00-0-0-00"])
+def test_what_is_no_parent_begins_a_trace_of_its_own(exporter, parent):
+    with tracing.request_stage("outer", {}), tracing.stage("vision", parent=parent):
+        pass
+    assert spans_of(exporter)["vision"].parent is None
+
+
+def test_parts_that_are_known_afterwards_have_their_own_times(exporter):
+    with tracing.stage("generate") as stage:
+        stage.note_part("first_token", 0.0, 0.5)
+        stage.note_part("answer", 0.5, 2.0)
+    spans = spans_of(exporter)
+    assert spans["answer"].start_time == spans["first_token"].end_time
+    assert spans["answer"].end_time - spans["answer"].start_time == 1_500_000_000
+    assert spans["answer"].parent.span_id == spans["generate"].context.span_id
+
+
+def test_without_the_library_nothing_happens(monkeypatch):
+    monkeypatch.setattr(tracing, "trace", None)
+    with tracing.request_stage("request", {}), tracing.stage("x", tiles=1) as stage:
+        stage.note(tiles=2)
+        stage.note_part("y", 0, 1)
+        assert tracing.write_parent() == ""
+
+
+def test_an_endpoint_needs_the_library_and_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
+    with (
+        pytest.raises(ConfigError, match=r"internvl35\[trace\]"),
+        tracing.sending("http://localhost:4318/v1/traces", 1.0, "gateway"),
+    ):
+        pass
+
+
+def test_help_does_not_load_the_library():
+    code = "import sys; import internvl35.cli; sys.exit('opentelemetry' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
