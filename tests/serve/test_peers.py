@@ -49,22 +49,6 @@ async def text_of(engine: DecoupledEngine, *pictures: Any) -> str:
     return "".join([update.text async for update in found])
 
 
-@pytest.mark.parametrize(
-    ("text", "host", "port"),
-    [("eye:7000", "eye", 7000), ("127.0.0.1:1", "127.0.0.1", 1), ("[::1]:65535", "::1", 65535)],
-)
-def test_addresses_are_read_and_written(text: str, host: str, port: int) -> None:
-    address = PeerAddress.parse(text)
-    assert address == PeerAddress(host, port)
-    assert str(address) == text
-
-
-@pytest.mark.parametrize("text", ["", "eye", ":7", "eye:", "eye:0", "eye:65536", "::1:7", "a:-1"])
-def test_what_is_no_address_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="is no address"):
-        PeerAddress.parse(text)
-
-
 def test_servers_are_named_once_and_settings_are_possible() -> None:
     address = PeerAddress("eye", 7)
     for wrong in ((), (address, address)):

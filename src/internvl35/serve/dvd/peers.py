@@ -39,27 +39,8 @@ class PeerAddress:
     """Its port."""
 
     def __str__(self) -> str:
-        """Write it as :meth:`parse` reads it."""
+        """Write it as the command line reads it."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @classmethod
-    def parse(cls, text: str) -> PeerAddress:
-        """Read ``host:port`` or ``[address]:port``.
-
-        Args:
-            text: of a user.
-
-        Returns:
-            The address.
-
-        Raises:
-            ConfigError: if it is none.
-        """
-        host, colon, port = text.strip().rpartition(":")
-        is_bare = ":" in host and not (host.startswith("[") and host.endswith("]"))
-        if not (colon and host and not is_bare and port.isdecimal() and 0 < int(port) < 65_536):
-            raise ConfigError(f"peer {text!r} is no address; needed: host:port or [address]:port")
-        return cls(host.strip("[]"), int(port))
 
 
 @dataclass(frozen=True)
