@@ -205,3 +205,28 @@ def test_figures_tell_who_is_there() -> None:
             assert down in generate_latest(registry).decode()
 
     run(main())
+
+
+def test_servers_come_and_go_and_who_goes_finishes_what_it_has() -> None:
+    async def main() -> None:
+        vision, language = [FakeVision(), FakeVision()], FakeLanguage()
+        async with decoupled(vision[:1], [language]) as (engine, servers), AsyncExitStack() as own:
+            pool = engine.servers.vision
+            old = pool.peers[0].address
+            second = await serve(vision[1], identity("vision", "second"))
+            own.push_async_callback(second.close)
+            new = PeerAddress("127.0.0.1", second.port)
+            pool.follow([new, new])
+            assert [peer.address for peer in pool.peers] == [old, new]
+            await until(lambda: all(peer.state == "up" for peer in pool.peers))
+            pool.follow([new])
+            assert len(pool.peers) == 2  # the old one is connected, and ends when it wants to
+            await servers[0].close()
+            await until(lambda: pool.peers[0].state == "down")
+            pool.follow([new])
+            assert [peer.address for peer in pool.peers] == [new]
+            assert await text_of(engine, [3, 4]) == expected_text([3, 4], policy="off")
+            pool.follow([])
+            assert [peer.address for peer in pool.peers] == [new]
+
+    run(main())

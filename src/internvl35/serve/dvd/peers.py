@@ -148,7 +148,7 @@ class Pool:
         self.peers = tuple(Peer(address) for address in addresses)
         self.settings = settings or PeerSettings()
         self._own, self._context = own, context
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: dict[Peer, asyncio.Task[None]] = {}
         self._turn = asyncio.Lock()  # who came first goes first
         self._change = asyncio.Event()
         self._seen_at: float | None = None  # when one was up, by the loop's clock
@@ -163,16 +163,33 @@ class Pool:
         """Begin to connect; a second call is harmless."""
         if not self._tasks:
             self._seen_at = asyncio.get_running_loop().time()
-            self._tasks = [
-                asyncio.create_task(self._keep(peer), name=f"keeps {peer.address}")
-                for peer in self.peers
-            ]
+            self._tasks = {peer: self._begin(peer) for peer in self.peers}
+
+    def follow(self, addresses: Sequence[PeerAddress]) -> None:
+        """Work with other servers from now on; call it again when it is known who there is.
+
+        Args:
+            addresses: of all servers. One that is not named stays as long as it is connected, so
+                that it can finish what it has; it says itself when it takes nothing new.
+        """
+        known = {peer.address for peer in self.peers}
+        new = [Peer(address) for address in dict.fromkeys(addresses) if address not in known]
+        gone = [
+            peer for peer in self.peers if peer.address not in addresses and peer.state == "down"
+        ]
+        for peer in gone:
+            self._tasks.pop(peer).cancel()
+        self.peers = (*(peer for peer in self.peers if peer not in gone), *new)
+        self._tasks |= {peer: self._begin(peer) for peer in new}
+
+    def _begin(self, peer: Peer) -> asyncio.Task[None]:
+        return asyncio.create_task(self._keep(peer), name=f"keeps {peer.address}")
 
     async def close(self) -> None:
         """End all connections and what is asked over them; a second call is harmless."""
-        for task in self._tasks:
+        for task in self._tasks.values():
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         for peer in self.peers:
             if peer.link is not None:
                 await peer.link.close()
