@@ -31,6 +31,9 @@ pytest.importorskip("llguidance")
 
 TINY = Path(__file__).parents[2] / "src" / "internvl35" / "checkpoints" / "tiny"
 END_NAMES = ("<|im_end|>", "<|endoftext|>")
+NUM_ROWS = 2080
+"""Tokens that the embedded checkpoint's tokenizer has, and some that it lacks."""
+
 QWEN3_ROWS = 151_936
 
 
@@ -99,7 +102,7 @@ class Vocabulary:
 
 @pytest.fixture(scope="module")
 def tiny() -> Vocabulary:
-    return Vocabulary(load_tokenizer(TINY), 800)
+    return Vocabulary(load_tokenizer(TINY), NUM_ROWS)
 
 
 @pytest.fixture(scope="module")
@@ -618,7 +621,7 @@ def test_the_trial_gives_up_after_its_wait(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_trial_ends_with_its_compiler() -> None:
-    compiler = GrammarCompiler(load_tokenizer(TINY), 800, [0])
+    compiler = GrammarCompiler(load_tokenizer(TINY), NUM_ROWS, [0])
     compiler.compile(StructureSettings(choices=("a",)))
     process = compiler._trial._process
     assert process is not None
@@ -630,12 +633,12 @@ def test_the_trial_ends_with_its_compiler() -> None:
 
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer, structure = load_tokenizer(TINY), StructureSettings(choices=("a",))
-    with pytest.raises(ConfigError, match=r"785 tokens .* and the model 700"):
+    with pytest.raises(ConfigError, match=rf"{len(tokenizer)} tokens .* and the model 700"):
         GrammarCompiler(tokenizer, 700, [0]).compile(structure)
     with pytest.raises(ConfigError, match="of which 0 end an answer"):
-        GrammarCompiler(tokenizer, 800, []).compile(structure)
+        GrammarCompiler(tokenizer, NUM_ROWS, []).compile(structure)
     with pytest.raises(ConfigError, match="need a tokenizer"):
-        GrammarCompiler(None, 800, [0]).compile(structure)
+        GrammarCompiler(None, NUM_ROWS, [0]).compile(structure)
     monkeypatch.setitem(sys.modules, "llguidance", None)
     with pytest.raises(ConfigError, match=r"pip install 'internvl35\[structured\]'"):
-        GrammarCompiler(tokenizer, 800, [0]).compile(structure)
+        GrammarCompiler(tokenizer, NUM_ROWS, [0]).compile(structure)
