@@ -59,6 +59,32 @@ def test_a_growing_sequence_gets_the_names_of_the_whole(ids, steps):
     assert names.names == name_all(ids, 4, salt="x")
 
 
+@given(sequences(), sequences(), st.integers(1, 4))
+def test_names_by_visual_token_are_equal_exactly_where_contents_are(one, two, size):
+    names = [name_by_token(sequence, size) for sequence in (one, two)]
+    for number, (first, second) in enumerate(zip(*names, strict=False)):
+        stop = (number + 1) * size
+        assert (first == second) == (describe(one, stop) == describe(two, stop))
+
+
+def name_by_token(sequence, size):
+    """Names while the visual tokens arrive one by one; none covers a token that is missing."""
+    ids, spans, digests, salt = sequence
+    shown = [
+        (span.start + offset, b"%s%d" % (digest, offset))
+        for span, digest in zip(spans, digests, strict=True)
+        for offset in range(span.num_tokens)
+    ]
+    arrived: list[bytes] = []
+    names = PrefixNames(size, spans, arrived, salt, is_by_token=True)
+    for place, digest in shown:
+        names.extend(ids)
+        assert len(names.names) == place // size
+        arrived.append(digest)
+    names.extend(ids)
+    return names.names
+
+
 def test_pictures_that_touch_a_block_only_in_part_count():
     ids = [1, 2, 9, 9, 9, 9, 3, 4]
     span = [ImageSpan(2, 4, 1)]

@@ -47,6 +47,15 @@ class Prompt:
         return sum(span.num_tiles for span in self.image_spans)
 
     @property
+    def image_places(self) -> list[int]:
+        """Positions of the visual tokens of all pictures, in order."""
+        return [
+            place
+            for span in self.image_spans
+            for place in range(span.start, span.start + span.num_tokens)
+        ]
+
+    @property
     def num_targets(self) -> int:
         """Tokens that carry loss."""
         return sum(self.loss_mask)

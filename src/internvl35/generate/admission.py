@@ -1,7 +1,7 @@
 """Refuses requests that an engine cannot answer, with what is wrong and what to do.
 
-Pictures are checked where they are encoded, :mod:`internvl35.generate.encoders`. No counterpart in
-the paper.
+Tiles and features that are here are checked where tiles are encoded,
+:mod:`internvl35.generate.vision`. No counterpart in the paper.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from internvl35.errors import PromptError
+from internvl35.generate.encoders import check_pictures
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.request import Request
 from internvl35.generate.routing import fewest_tokens
@@ -48,6 +49,7 @@ def check_request(
 
     Raises:
         ConfigError: if the settings do not fit the checkpoint.
+        MediaError: if visual tokens of another width are to arrive.
         PromptError: if ids are out of range, the prompt is empty or too long, or texts are named
             that nobody can tell.
     """
@@ -61,7 +63,9 @@ def check_request(
         )
     if sampling.stop and not limits.has_tokenizer:
         raise PromptError("stop texts need a tokenizer; give the engine one")
-    is_encoded = request.image_features is not None
+    if request.arriving is not None:
+        check_pictures(request, config)
+    is_encoded = request.features is not None
     check_length(len(ids) if is_encoded else fewest_tokens(request, flash, config), limits)
 
 

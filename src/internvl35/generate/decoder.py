@@ -96,7 +96,7 @@ class LanguageDecoder:
         first = 0
         for work in works:
             request = requests[work.sequence.request_id]
-            if request.image_features is not None and work.start < work.sequence.num_prompt:
+            if request.features is not None and work.start < work.sequence.num_prompt:
                 _show_pictures(embeds[first : first + work.count], work, request)
             first += work.count
         return embeds
@@ -127,7 +127,7 @@ class LanguageDecoder:
 
 def _show_pictures(embeds: Tensor, work: Work, request: Request) -> None:
     """Overwrite the places of pictures among the tokens of a work ``(count, D)``."""
-    features, taken = request.image_features, 0
+    features, taken = request.features, 0
     assert features is not None
     for span in request.prompt.image_spans:
         start, stop = max(span.start, work.start), min(span.start + span.num_tokens, work.stop)

@@ -95,7 +95,7 @@ def check_pictures(request: Request, config: InternVLChatConfig) -> None:
 
     Raises:
         MediaError: if tiles or features have another shape, are no floating point numbers, or not
-            finite.
+            finite; of features that arrive, if they have another width.
         PromptError: if a picture has not the places of its tiles.
     """
     pixels, features = request.pixel_values, request.image_features
@@ -111,8 +111,13 @@ def check_pictures(request: Request, config: InternVLChatConfig) -> None:
                     f"picture {number} has {span.num_tokens} places for {span.num_tiles} tiles; "
                     f"needed: {config.tokens_per_tile} a tile, and a tile at least"
                 )
+    width = config.text_config.hidden_size
+    if request.arriving is not None and request.arriving.width != width:
+        raise MediaError(
+            f"visual tokens of width {request.arriving.width} are to arrive; needed: {width}; take "
+            "features of the same checkpoint"
+        )
     if features is not None:
-        width = config.text_config.hidden_size
         _check_values("image_features", features, (width,), "take features of the same checkpoint")
 
 

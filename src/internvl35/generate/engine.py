@@ -80,7 +80,9 @@ class Engine:
         if tokenizer is not None:
             self._grammars = GrammarCompiler(tokenizer, self._num_rows, rules.end_token_ids)
         self._jobs: dict[str, Job] = {}
+        self._arriving: list[Job] = []  # whose visual tokens are not all there
         self._news: list[Update] = []
+        self._is_idle = False  # whether the last step computed nothing
         self._arrivals = itertools.count()
 
     @property
@@ -90,8 +92,8 @@ class Engine:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether there is work, but none that a step could do unless pictures are encoded."""
-        return bool(self._jobs) and not self._news and not self.scheduler.has_work
+        """Whether there is work, but none that a step could do before pictures are encoded."""
+        return bool(self._jobs) and not self._news and self._is_idle
 
     @property
     def num_requests(self) -> int:
@@ -204,7 +206,9 @@ class Engine:
                 self._give_up(job, found)
             else:
                 self._begin(job, found)
+        self._note_arrivals()
         works = self.scheduler.plan()
+        self._is_idle = not works
         if works:
             self._compute(works)
         if self.settings.is_checked:
@@ -288,6 +292,22 @@ class Engine:
         )  # fmt: skip
         for sequence in job.sequences:
             self.scheduler.add(sequence)
+        if job.is_arriving:
+            self._arriving.append(job)
+
+    def _note_arrivals(self) -> None:
+        """Go on with prompts whose visual tokens have come; end those for which none will come."""
+        for job in self._arriving:
+            assert job.request.arriving is not None
+            job.failure = job.request.arriving.error
+            if job.failure is None:
+                job.note_arrivals()
+                continue
+            for sequence in job.sequences:
+                if sequence.finish_reason is None:
+                    self._fail_sequence(sequence, str(job.failure))
+        if self._arriving:
+            self._arriving = [job for job in self._arriving if job.is_arriving]
 
     def _compute(self, works: list[Work]) -> None:
         ready = [work for work in works if work.is_last]

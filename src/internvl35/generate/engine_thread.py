@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
@@ -34,7 +35,7 @@ ORDERS_PER_STEP = 16
 through, some milliseconds each, while those whose answers are being written wait."""
 
 IDLE_S = 0.0005
-"""Seconds until the engine is asked again while it waits for nothing but pictures."""
+"""Seconds until the engine is asked again while it waits for nothing but tiles that are encoded."""
 
 
 @dataclass(eq=False)
@@ -251,6 +252,8 @@ class _Loop:
             asked.hear(error)
             return
         try:
+            if asked.request.arriving is not None:
+                asked.request.arriving.listen(partial(self.orders.put, _nothing))
             name = self.engine.submit(
                 asked.request, asked.sampling, request_id=asked.request_id,
                 priority=asked.priority, flash=asked.flash, cache_salt=asked.cache_salt,
@@ -289,8 +292,8 @@ class _Loop:
         if not self.engine.has_work:
             self.orders.get()()
         elif self.engine.is_waiting:
-            with suppress(Empty):
-                self.orders.get(timeout=IDLE_S)()
+            with suppress(Empty):  # what arrives from elsewhere is an order, too
+                self.orders.get(timeout=IDLE_S if self.engine.vision.has_work else None)()
         self._num_left = ORDERS_PER_STEP
         while self._num_left > 0 and not self.orders.empty():
             self._num_left -= 1

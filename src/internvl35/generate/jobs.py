@@ -43,7 +43,11 @@ class Job:
     grammar: Grammar | None = None
     """What shape its answers must have."""
     sequences: list[Sequence] = field(default_factory=list)
-    """Its answers; none before its pictures are encoded."""
+    """Its answers; none before its pictures are encoded, or are to arrive."""
+    token_digests: list[bytes] = field(default_factory=list)
+    """Of the visual tokens that have arrived so far."""
+    failure: InternVLError | None = None
+    """Why none of its answers could begin."""
     prompt_logprobs: list[TokenLogprob | None] | None = None
     """Of the prompt's tokens so far, if they were asked for."""
     started: float = field(default_factory=time.perf_counter)
@@ -56,6 +60,12 @@ class Job:
         """Whether all of its answers have ended."""
         ended = [sequence.finish_reason is not None for sequence in self.sequences]
         return bool(ended) and all(ended)
+
+    @property
+    def is_arriving(self) -> bool:
+        """Whether it is in work and waits for visual tokens."""
+        waiting = [sequence.num_open is not None for sequence in self.sequences]
+        return not self.is_finished and any(waiting)
 
     @property
     def keeps_best(self) -> bool:
@@ -74,16 +84,19 @@ class Job:
         """Begin its answers, its pictures being encoded.
 
         Args:
-            digests: of what its pictures show, one for each.
+            digests: of what its pictures show, one for each; none if they are to arrive.
             rules: end tokens and tokens that are never chosen.
             tokenizer: makes text of tokens; None for no texts.
             num_places: most tokens of the prompt and an answer.
             block_size: tokens of a block of the cache; None if nothing is shared.
         """
         prompt, sampling = self.request.prompt, self.sampling
-        names = None
+        names, is_arriving = None, self.request.arriving is not None
         if block_size is not None:
-            names = PrefixNames(block_size, prompt.image_spans, digests, self.salt)
+            names = PrefixNames(
+                block_size, prompt.image_spans, self.token_digests if is_arriving else digests,
+                self.salt, is_by_token=is_arriving,
+            )  # fmt: skip
             names.extend(prompt.token_ids)
         if sampling.num_prompt_logprobs is not None:
             self.prompt_logprobs = [None]
@@ -116,6 +129,20 @@ class Job:
                 logprobs=None if row_settings.num_logprobs is None else [],
             )
             self.sequences.append(sequence)
+        if is_arriving:
+            self.note_arrivals()
+
+    def note_arrivals(self) -> None:
+        """Let its answers go as far as its visual tokens have come by now."""
+        arriving = self.request.arriving
+        assert arriving is not None
+        num_ready = arriving.num_ready
+        self.token_digests += arriving.digests(len(self.token_digests), num_ready)
+        num_open = None
+        if num_ready < arriving.num_tokens:
+            num_open = self.request.prompt.image_places[num_ready]
+        for sequence in self.sequences:
+            sequence.num_open = num_open
 
     def note_first_token(self) -> None:
         """Stop the time to the first token."""
@@ -135,6 +162,7 @@ class Job:
             prompt_logprobs=None if prompt is None else tuple(prompt),
             seconds_to_first_token=self.seconds_to_first_token,
             seconds=time.perf_counter() - self.started,
+            failure=self.failure,
         )
 
     def _sample(self, sequence: Sequence) -> Sample:

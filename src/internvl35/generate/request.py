@@ -12,6 +12,7 @@ from torch import Tensor
 from internvl35.data.compression import TileRouting
 from internvl35.data.prompt import Prompt
 from internvl35.errors import PromptError
+from internvl35.generate.arriving import ArrivingFeatures
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,18 @@ class Request:
     """``(tokens, D)`` visual tokens computed before, instead of pixel_values."""
     routing: TileRouting | None = None
     """Which tiles were compressed; None if all keep their tokens."""
+    arriving: ArrivingFeatures | None = None
+    """Visual tokens that come while the prompt is computed, instead of image_features."""
 
     def __post_init__(self) -> None:
         """Refuse a prompt whose places differ in number from its tiles or visual tokens."""
-        if self.image_features is not None:
-            if self.pixel_values is not None:
-                raise ValueError("pass pixel_values or image_features; each holds pictures")
-            found = self.image_features.shape[0]
+        given = (self.pixel_values, self.image_features, self.arriving)
+        if sum(pictures is not None for pictures in given) > 1:
+            raise ValueError(
+                "pass one of pixel_values, image_features and arriving; each holds pictures"
+            )
+        if self.features is not None:
+            found = self.features.shape[0]
             needed = sum(span.num_tokens for span in self.prompt.image_spans)
             if found != needed:
                 raise ValueError(
@@ -47,3 +53,8 @@ class Request:
                 f"the prompt has places for {needed} tiles but pixel_values holds {found}; "
                 "give num_patches_list the tiles of each picture"
             )
+
+    @property
+    def features(self) -> Tensor | None:
+        """Visual tokens ``(tokens, D)`` as far as they are there; None without, or with tiles."""
+        return self.image_features if self.arriving is None else self.arriving.values

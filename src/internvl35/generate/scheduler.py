@@ -85,9 +85,12 @@ class Scheduler:
         """Choose what the next step computes; blocks for it are held from now on.
 
         Returns:
-            Single tokens first; empty only if no sequence is left, or all that are left are held
-            back.
+            Single tokens first; empty only if no sequence is left, or all that are left wait for
+            visual tokens.
         """
+        for sequence in self.running:
+            if sequence.num_waiting > 1:
+                self._adopt(sequence)
         answers = list(self._plan_answers())
         self._admit(self.max_batch_tokens - len(answers))
         # one of higher priority may have come in instead
@@ -148,8 +151,12 @@ class Scheduler:
         for sequence in list(self.waiting):
             if sequence.is_held_back:
                 continue
-            if not self._make_seat(sequence) or budget <= 0 or not self._reserve(sequence):
+            if budget <= 0:
                 return
+            if not self._make_seat(sequence) or not self._reserve(sequence):
+                if sequence.num_open is None:
+                    return
+                continue  # those behind it whose visual tokens are all there need not wait for its
             self.waiting.remove(sequence)
             insort(self.running, sequence, key=lambda other: other.order)
             budget -= _part(sequence.num_waiting, budget)
@@ -161,11 +168,14 @@ class Scheduler:
         return self._yield_to(sequence)
 
     def _yield_to(self, sequence: Sequence) -> bool:
-        """Preempt a sequence of lower priority, if there is one."""
-        if not self.running or self.running[-1].order[0] <= sequence.order[0]:
-            return False
-        self._preempt(self.running[-1])
-        return True
+        """Preempt a sequence of lower priority, or one that waits for visual tokens, if any."""
+        if sequence.num_open is not None:
+            return False  # its own are still to come
+        for other in reversed(self.running):
+            if other.num_waiting < 1 or other.order[0] > sequence.order[0]:
+                self._preempt(other)
+                return True
+        return False
 
     def _reserve(self, sequence: Sequence) -> bool:
         """Hold all blocks that a sequence's tokens need, cached ones among them, or none."""
@@ -190,6 +200,29 @@ class Scheduler:
         if not sequence.num_preemptions:
             sequence.num_cached = min(sequence.num_computed, sequence.num_prompt)
         return True
+
+    def _adopt(self, sequence: Sequence) -> None:
+        """Take blocks that have become known by name since it was admitted, in place of its own.
+
+        Others have computed them meanwhile, or its visual tokens tell only now what is in them.
+        """
+        if sequence.names is None or sequence.has_prompt_logprobs:
+            return
+        sequence.names.extend(sequence.token_ids)
+        first = sequence.num_computed // self.block_size
+        last = (len(sequence.token_ids) - 1) // self.block_size  # as in _reserve
+        found = self.pool.find(sequence.names.names[first:last])
+        if not found:
+            return
+        stop = first + len(found)
+        self.pool.hold(found)
+        self.pool.release(sequence.blocks[first:stop])
+        sequence.blocks[first:stop] = found
+        num_saved = stop * self.block_size - sequence.num_computed
+        sequence.num_computed += num_saved
+        sequence.num_named = stop
+        if not sequence.num_preemptions:
+            sequence.num_cached += num_saved
 
     def finish_step(self, works: list[Work]) -> None:
         """Note what a step has computed, and let others find the blocks that became full.

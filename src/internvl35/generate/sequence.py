@@ -43,6 +43,8 @@ class Sequence:
     """Another answer to the same prompt, which computes the prompt first."""
     has_prompt_logprobs: bool = False
     """Whether every token of the prompt has to be computed for its log-probability."""
+    num_open: int | None = None
+    """Tokens in front of the first place whose visual token is not there; None if all are."""
     num_computed: int = 0
     """Tokens whose keys and values are in the cache."""
     num_cached: int = 0
@@ -64,8 +66,9 @@ class Sequence:
 
     @property
     def num_waiting(self) -> int:
-        """Tokens that are not computed yet; 1 while the answer is written."""
-        return len(self.token_ids) - self.num_computed
+        """Tokens that could be computed now; 1 while the answer is written."""
+        num_open = len(self.token_ids) if self.num_open is None else self.num_open
+        return num_open - self.num_computed
 
     @property
     def answer(self) -> list[int]:
@@ -74,10 +77,11 @@ class Sequence:
 
     @property
     def is_held_back(self) -> bool:
-        """Whether another answer is still computing the prompt of this one."""
+        """Whether it cannot begin: another computes its prompt, or its first token is missing."""
         leader = self.leader
-        return (
+        is_led = (
             leader is not None
             and leader.finish_reason is None
             and leader.num_computed < leader.num_prompt
         )
+        return is_led or self.num_waiting < 1

@@ -293,6 +293,9 @@ class VLLMEngine:
 
     async def _encode(self, asked: Asked) -> Asked:
         request = asked.request
+        if request.arriving is not None:
+            features = await request.arriving.wait()
+            return replace(asked, request=Request(request.prompt, image_features=features))
         if request.pixel_values is None and request.image_features is None:
             return asked
         encoding = self._vision.encode(request, asked.flash, cache_salt=asked.cache_salt)
