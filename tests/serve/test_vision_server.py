@@ -20,7 +20,6 @@ from internvl35.errors import ConfigError
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.request import Request
 from internvl35.generate.routing import route
-from internvl35.generate.vision import VisionStageSettings
 from internvl35.serve.frames import NackCode, WireError
 from internvl35.serve.handshake import Identity, make_fingerprint
 from internvl35.serve.link import Link, open_link
@@ -37,7 +36,8 @@ from internvl35.serve.messages import (
     to_tensor,
 )
 from internvl35.serve.vision.encoding_thread import TileGroup
-from internvl35.serve.vision.service import VisionServerSettings, VisionService
+from internvl35.serve.vision.service import VisionService
+from internvl35.serve.vision.settings import VisionServerSettings
 
 WIDTH = 48
 PROFILE = Profile("gateway", "gate", TILE, FULL, SHORT, WIDTH, 635, "f32")
@@ -165,7 +165,7 @@ def test_choices_depend_neither_on_the_order_of_tiles_nor_on_other_requests(mode
     ]
 
     async def main() -> None:
-        async with serving(model, stage=VisionStageSettings(cache_bytes=0)) as (_, link):
+        async with serving(model, feature_cache_mib=0) as (_, link):
             others = [ask(link, draw_tiles(7, seed), (7,), None) for seed in (5, 6)]
             asked = [ask(link, levels, tiles, flash, groups=groups) for groups in orders]
             answers = await asyncio.gather(*others, *asked)
@@ -248,8 +248,8 @@ def test_what_cannot_be_answered_anywhere_says_so(model) -> None:
 
 def test_the_most_urgent_groups_are_encoded_first(model, monkeypatch) -> None:
     order: list[int] = []
-    stage_settings = VisionStageSettings(max_tiles_per_batch=1, cache_bytes=0)
-    service = VisionService(model, VisionServerSettings(stage=stage_settings))
+    settings = VisionServerSettings(max_tiles_per_batch=1, feature_cache_mib=0)
+    service = VisionService(model, settings)
     with closing(service._thread) as thread:
         stage = thread._stage
         entered, go_on = threading.Event(), threading.Event()
@@ -293,7 +293,7 @@ def test_the_end_of_the_thread_ends_all_requests_and_is_told(model, monkeypatch)
     run(main())
 
 
-@pytest.mark.parametrize("fields", [{"max_tiles_in_work": 0}, {"retry_after_s": 0.0}])
+@pytest.mark.parametrize("fields", [{"max_tiles_in_work": 0}, {"feature_cache_mib": -1}, {"retry_after_s": 0.0}])
 def test_settings_under_which_nothing_is_encoded_are_refused(fields) -> None:
     with pytest.raises(ConfigError, match=next(iter(fields))):
         VisionServerSettings(**fields)

@@ -54,6 +54,40 @@ class ListenSettings:
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; needed: above 0")
 
+    def check(self, own: Identity, context: ssl.SSLContext | None) -> None:
+        """Refuse to let strangers in.
+
+        Args:
+            own: what the server is.
+            context: for TLS; None for plain sockets.
+
+        Raises:
+            ConfigError: if they could connect.
+        """
+        has_certificates = context is not None and context.verify_mode is ssl.CERT_REQUIRED
+        if not (has_certificates or own.secret or _is_loopback(self.host)):
+            raise ConfigError(
+                f"everyone could connect to {self.host}; needed: a secret, TLS that asks for "
+                "clients' certificates, or an address of this machine alone (127.0.0.1)"
+            )
+
+    def bind(self) -> socket.socket:
+        """Take the port.
+
+        Returns:
+            A socket that listens.
+
+        Raises:
+            ConfigError: if the port is taken or the address is not ours.
+        """
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        try:
+            return socket.create_server((self.host, self.port), family=family, backlog=128)
+        except OSError as error:
+            raise ConfigError(
+                f"nobody can listen at {self.host}:{self.port}: {error}; take another port"
+            ) from error
+
 
 class LinkServer:
     """A vision or a language server's side of its connections; meets ``Host``.
@@ -80,12 +114,7 @@ class LinkServer:
         """Check that nobody gets in who should not; :meth:`start` begins to listen."""
         self._service, self._own, self._context = service, own, context
         self._listen, self._settings = listen or ListenSettings(), settings or LinkSettings()
-        has_certificates = context is not None and context.verify_mode is ssl.CERT_REQUIRED
-        if not (has_certificates or own.secret or _is_loopback(self._listen.host)):
-            raise ConfigError(
-                f"everyone could connect to {self._listen.host}; needed: a secret, TLS that asks "
-                "for clients' certificates, or an address of this machine alone (127.0.0.1)"
-            )
+        self._listen.check(own, context)
         self._requests: dict[str, Stream] = {}
         self._ended: OrderedDict[str, tuple[int, float]] = OrderedDict()  # attempt and time
         self._links: set[Link] = set()
@@ -117,14 +146,7 @@ class LinkServer:
         Raises:
             ConfigError: if the port is taken or the address is not ours.
         """
-        host, port = self._listen.host, self._listen.port
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            self._socket = socket.create_server((host, port), family=family, backlog=128)
-        except OSError as error:
-            raise ConfigError(
-                f"nobody can listen at {host}:{port}: {error}; take another port"
-            ) from error
+        self._socket = self._listen.bind()
         self._socket.setblocking(False)
         self._accepting = asyncio.create_task(self._accept_all(), name="accepts gateways")
 

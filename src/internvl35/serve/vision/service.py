@@ -12,13 +12,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from internvl35.errors import ConfigError, ServerError
+from internvl35.errors import ServerError
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.routing import resolve_settings
 from internvl35.generate.vision import VisionStage, VisionStageSettings
@@ -37,28 +36,10 @@ from internvl35.serve.messages import (
     to_tensor,
 )
 from internvl35.serve.vision.encoding_thread import EncodedGroup, EncodingThread, TileGroup
+from internvl35.serve.vision.settings import VisionServerSettings
 
 _MESSAGE_BYTES = 4 * 2**20
 """Most bytes of visual tokens in a message, unless a single tile has more."""
-
-
-@dataclass(frozen=True)
-class VisionServerSettings:
-    """How much a vision server takes on."""
-
-    max_tiles_in_work: int = 1024
-    """Most tiles of all requests; one that comes on top is refused, unless it is alone."""
-    retry_after_s: float = 1.0
-    """Seconds after which a gateway whose request was refused is told to try again."""
-    stage: VisionStageSettings = field(default_factory=VisionStageSettings)
-    """How tiles are put together."""
-
-    def __post_init__(self) -> None:
-        """Refuse limits under which nothing is encoded."""
-        if self.max_tiles_in_work < 1:
-            raise ConfigError(f"max_tiles_in_work is {self.max_tiles_in_work}; needed: at least 1")
-        if not self.retry_after_s > 0:
-            raise ConfigError(f"retry_after_s is {self.retry_after_s}; needed: above 0")
 
 
 class VisionService:
@@ -79,8 +60,12 @@ class VisionService:
     ) -> None:
         """Start the thread that encodes."""
         self.settings = settings or VisionServerSettings()
-        self._config, self._dtype = model.config, dtype
-        self._thread = EncodingThread(VisionStage(model, self.settings.stage), model.config)
+        self.config, self._dtype = model.config, dtype
+        stage = VisionStageSettings(
+            max_tiles_per_batch=self.settings.max_tiles_per_batch,
+            cache_bytes=self.settings.feature_cache_mib * 2**20,
+        )
+        self._thread = EncodingThread(VisionStage(model, stage), model.config)
         self._num_requests = self._num_tiles = self._num_waiting = 0
 
     @property
@@ -103,8 +88,8 @@ class VisionService:
     async def answer(self, opening: Encode | Generate, channel: Channel) -> None:
         """Encode the tiles of one request; see ``Service``."""
         assert isinstance(opening, Encode)
-        flash = resolve_settings(opening.flash, self._config)
-        work = _Work(opening, channel, flash, self._config.force_image_size)
+        flash = resolve_settings(opening.flash, self.config)
+        work = _Work(opening, channel, flash, self.config.force_image_size)
         with self._place(work):
             try:
                 async with asyncio.TaskGroup() as tasks:
@@ -151,7 +136,7 @@ class VisionService:
     def _write(self, request_id: str, first: int, encoded: EncodedGroup) -> Iterator[Features]:
         """Cut visual tokens into messages of whole tiles."""
         features = encoded.features.to(self._dtype)
-        whole, few = self._config.tokens_per_tile, self._config.compressed_tokens_per_tile
+        whole, few = self.config.tokens_per_tile, self.config.compressed_tokens_per_tile
         counts = [few if choice else whole for choice in encoded.is_compressed]
         ends = [0, *accumulate(counts)]
         step = max(1, _MESSAGE_BYTES // (whole * features.shape[1] * features.element_size()))
