@@ -13,7 +13,7 @@ from typing import Any
 from internvl35.errors import ConfigError
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.sampling import SamplingSettings, StructureSettings
-from internvl35.serve.fields import BodyError, Fields, as_number, show
+from internvl35.serve.fields import BodyError, Fields, as_ids, as_number, show
 
 MAX_TOP_LOGPROBS = 20
 """Most log-probabilities that may be asked for beside a token's own."""
@@ -126,11 +126,7 @@ def _read_stop(fields: Fields) -> tuple[str, ...] | None:
 
 def _read_ids(fields: Fields, name: str) -> tuple[int, ...] | None:
     path, value = fields.path(name), fields.entries(name)
-    if value is None:
-        return None
-    if not all(type(item) is int and 0 <= item < 2**31 for item in value):
-        raise BodyError(f"{path} holds what is no token id; needed: whole numbers from 0", path)
-    return tuple(value)
+    return None if value is None else as_ids(value, path)
 
 
 def _read_bias(fields: Fields) -> tuple[tuple[int, float], ...] | None:

@@ -145,6 +145,26 @@ def as_number(value: Any, path: str) -> float:
     raise BodyError(f"{path} is {show(value)}; needed: a number", path)
 
 
+def as_ids(values: Collection[Any], path: str) -> tuple[int, ...]:
+    """Read token ids.
+
+    Args:
+        values: of the body.
+        path: where they stand.
+
+    Returns:
+        The ids.
+
+    Raises:
+        BodyError: if one is none.
+    """
+    for value in values:
+        is_whole = type(value) is int or (type(value) is float and value.is_integer())
+        if not is_whole or not 0 <= value < 2**31:
+            raise BodyError(f"{path} holds {show(value)}; needed: token ids", path)
+    return tuple(map(int, values))
+
+
 def show(value: Any) -> str:
     """Write a value of a body into a message, in few characters."""
     if isinstance(value, dict):

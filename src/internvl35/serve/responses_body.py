@@ -20,10 +20,12 @@ from internvl35.serve.fields import BodyError, Fields, show
 T = TypeVar("T")
 
 _UNSUPPORTED = ("previous_response_id", "conversation", "background", "prompt")
-_IGNORED = (
+IGNORED = (
     "store", "user", "metadata", "service_tier", "safety_identifier", "prompt_cache_key",
     "include", "reasoning", "stream_options",
 )  # fmt: skip
+"""Fields that say nothing about the answer."""
+
 _SAME = (
     "model", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "flash",
     "mm_processor_kwargs", "thinking", "stream", "parallel_tool_calls",
@@ -120,7 +122,7 @@ def read_response(body: Any) -> AskedResponse:
     text = fields.inner("text")
     if text is not None:
         chat["response_format"] = _read_format(text)
-    fields.finish(_IGNORED)
+    fields.finish(IGNORED)
     return AskedResponse(chat, instructions, (*("instructions" for _ in told), *places))
 
 

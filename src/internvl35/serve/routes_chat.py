@@ -14,13 +14,17 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from internvl35.generate.answers import Update
+from internvl35.serve.body_schemas import CHAT, describe_post
 from internvl35.serve.chat_stream import ChatStream
 from internvl35.serve.incoming import Incoming
 
 router = APIRouter()
 
+ANSWER = ("id", "object", "created", "model", "choices", "usage")
+"""Fields of a whole answer."""
 
-@router.post("/v1/chat/completions")
+
+@router.post("/v1/chat/completions", **describe_post(CHAT, ANSWER, is_streamed=True))
 async def answer_chat(request: Request) -> Response:
     """Answer a conversation."""
     incoming = Incoming(request)

@@ -16,14 +16,18 @@ from fastapi.responses import JSONResponse, Response
 from internvl35.data.tool_calls import ToolCall
 from internvl35.generate.answers import Completion, Update
 from internvl35.serve.answer_pieces import AnswerPieces, read_answer
+from internvl35.serve.body_schemas import RESPONSE, describe_post
 from internvl35.serve.incoming import Incoming
 from internvl35.serve.responses_body import ResponseFormat, read_response
 from internvl35.serve.tools import ToolUse
 
 router = APIRouter()
 
+ANSWER = ("id", "object", "created_at", "model", "output", "status", "usage")
+"""Fields of a whole answer."""
 
-@router.post("/v1/responses")
+
+@router.post("/v1/responses", **describe_post(RESPONSE, ANSWER, is_streamed=True))
 async def answer_response(request: Request) -> Response:
     """Answer a conversation."""
     incoming = Incoming(request)

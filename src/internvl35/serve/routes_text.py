@@ -18,6 +18,7 @@ from fastapi.responses import JSONResponse, Response
 from internvl35.generate.answers import Completion, Update
 from internvl35.generate.request import Request as EngineRequest
 from internvl35.serve.answering import OpenedCall
+from internvl35.serve.body_schemas import DETOKENIZE, TEXT, TOKENIZE, describe_post
 from internvl35.serve.chat_body import ChatCall
 from internvl35.serve.fields import BodyError, Fields
 from internvl35.serve.incoming import Incoming
@@ -32,8 +33,11 @@ from internvl35.serve.text_body import (
 
 router = APIRouter()
 
+ANSWER = ("id", "object", "created", "model", "choices", "usage")
+"""Fields of a whole answer."""
 
-@router.post("/v1/completions")
+
+@router.post("/v1/completions", **describe_post(TEXT, ANSWER, is_streamed=True))
 async def answer_text(request: Request) -> Response:
     """Go on with texts."""
     incoming = Incoming(request)
@@ -96,7 +100,7 @@ async def _write(
     yield "[DONE]"
 
 
-@router.post("/tokenize")
+@router.post("/tokenize", **describe_post(TOKENIZE, ("count", "max_model_len", "tokens")))
 async def tokenize(request: Request) -> Response:
     """Tell the tokens of a text, or of a conversation as its model gets it."""
     incoming = Incoming(request)
@@ -120,7 +124,7 @@ async def tokenize(request: Request) -> Response:
     return JSONResponse({"count": len(ids), "max_model_len": longest, "tokens": list(ids)})
 
 
-@router.post("/detokenize")
+@router.post("/detokenize", **describe_post(DETOKENIZE, ("prompt",)))
 async def detokenize(request: Request) -> Response:
     """Tell the text of tokens."""
     incoming = Incoming(request)

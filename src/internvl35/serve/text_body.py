@@ -18,7 +18,7 @@ from internvl35.generate.sampling import SamplingSettings
 from internvl35.serve.chat_answer import AnswerFormat
 from internvl35.serve.chat_body import IGNORED, read_usage
 from internvl35.serve.chat_sampling import read_sampling
-from internvl35.serve.fields import BodyError, Fields, show
+from internvl35.serve.fields import BodyError, Fields, as_ids, show
 
 if TYPE_CHECKING:
     from internvl35.chat import Chat
@@ -80,7 +80,7 @@ def read_completions(body: Any, defaults: SamplingSettings) -> TextCall:
 def _read_prompts(fields: Fields) -> tuple[str | tuple[int, ...], ...]:
     value = fields.any("prompt")
     entries = [value]
-    if isinstance(value, list) and value and type(value[0]) is not int:
+    if isinstance(value, list) and value and type(value[0]) not in (int, float):
         entries = value
     if len(entries) > MAX_PROMPTS:
         raise BodyError(f"prompt holds {len(entries)} prompts; at most {MAX_PROMPTS}", "prompt")
@@ -91,9 +91,7 @@ def _read_prompt(value: Any, path: str) -> str | tuple[int, ...]:
     if isinstance(value, str) and value:
         return value
     if isinstance(value, list) and value:
-        if all(type(item) is int and 0 <= item < 2**31 for item in value):
-            return tuple(value)
-        raise BodyError(f"{path} holds what is no token id; needed: whole numbers from 0", path)
+        return as_ids(value, path)
     raise BodyError(f"{path} is {show(value)}; needed: a text or token ids, not empty", path)
 
 

@@ -21,7 +21,9 @@ from internvl35.serve.fields import BodyError, Fields, show
 MAX_TOOLS = 128
 """Most tools of a body."""
 
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+NAME = "[A-Za-z0-9_.-]{1,64}"
+"""What tools may be called."""
+
 _LITERALS = ("const", "enum", "default", "examples")
 """Parts of a JSON schema in which nothing refers to other parts."""
 
@@ -132,7 +134,7 @@ def _read_tool(fields: Fields) -> dict[str, Any]:
     inner = _read_function(fields)
     fields.finish()
     path, name = inner.path("name"), inner.text("name")
-    if name is None or not _NAME.fullmatch(name):
+    if name is None or not re.fullmatch(NAME, name):
         raise BodyError(
             f"{path} is {show(name)}; needed: 1 to 64 letters, digits, dots, _ and -", path
         )
