@@ -82,46 +82,6 @@ def generate(
     return [_until_end(row, rules) for row in output[:, start:].tolist()]
 
 
-def generate_scored(
-    model: VisionLanguageModel,
-    requests: Sequence[Request],
-    options: dict[str, Any],
-    rules: StopRules,
-    *,
-    seed: int | None = None,
-    tokenizer: Any = None,
-) -> list[list[tuple[int, float]]]:
-    """Answer several prompts at once and tell how likely every token was.
-
-    Args:
-        model: in eval mode.
-        requests: at least one; each is answered as if it were alone.
-        options: fields of transformers' ``GenerationConfig``.
-        rules: end tokens, banned tokens, padding.
-        seed: seed of the sampling; the global generator is put back afterwards.
-        tokenizer: needed if the options name ``stop_strings``.
-
-    Returns:
-        New token ids of each request as of :func:`generate`, each with the natural logarithm of
-        its probability before temperature, penalties and bans. The logits of all steps are held at
-        once: four bytes times vocabulary, requests and longest answer.
-    """
-    scored = {**options, "return_dict_in_generate": True, "output_logits": True}
-    inputs, config = _prepare(model, requests, scored, rules, tokenizer)
-    with torch.inference_mode(), _seeded(seed, model.input_device):
-        output = model.generate(**inputs, generation_config=config)
-        token_ids = output.sequences[:, inputs["input_ids"].shape[1] :]  # (B, T)
-        steps = [
-            logits.float().log_softmax(-1).gather(1, token_ids[:, place, None].to(logits.device))
-            for place, logits in enumerate(output.logits)
-        ]
-    logprobs = torch.cat(steps, dim=1).tolist()
-    return [
-        list(zip(kept := _until_end(row, rules), values[: len(kept)], strict=True))
-        for row, values in zip(token_ids.tolist(), logprobs, strict=True)
-    ]
-
-
 def _prepare(
     model: VisionLanguageModel,
     requests: Sequence[Request],
