@@ -37,6 +37,7 @@ from internvl35.generate.routing import fewest_tokens
 from internvl35.generate.rules import check_tokens, stop_rules
 from internvl35.generate.sampling import SamplingSettings
 from internvl35.model.composite import VisionLanguageModel
+from internvl35.model.configuration import read_config
 from internvl35.model.hub import resolve_checkpoint, take_hub_options
 from internvl35.replies import ReplyStream, make_reply
 
@@ -361,7 +362,7 @@ def load(
         name: ``tiny`` for the embedded checkpoint, a folder, a size such as ``8B``, or a hub id.
         dtype: element type of the weights; ``auto`` is the checkpoint's own, and float32 for the
             embedded one on a CPU.
-        device_map: where the parts go; by default spread over the GPUs there are, or the CPU.
+        device_map: where the parts go, by default all GPUs or the CPU; ``meta``: prompts alone.
         system_prompt: ``official``, ``none``, or a text of your own.
         is_thinking: whether the model is asked to reason before it answers.
         max_tiles: most tiles a picture, thumbnail not counted; by default as the checkpoint says.
@@ -381,9 +382,13 @@ def load(
     has_gpu = torch.cuda.is_available()
     if dtype == "auto" and str(name) == TINY and not has_gpu:
         dtype = torch.float32
-    model = VisionLanguageModel.from_pretrained(
-        folder, dtype=dtype, device_map=device_map or ("auto" if has_gpu else None), **options
-    )
+    if device_map == "meta":
+        with torch.device("meta"):
+            model = VisionLanguageModel(read_config(folder)[0]).eval()
+    else:
+        model = VisionLanguageModel.from_pretrained(
+            folder, dtype=dtype, device_map=device_map or ("auto" if has_gpu else None), **options
+        )
     tiles = model.config.tile_settings
     if max_tiles is not None:
         tiles = replace(tiles, min_tiles=min(tiles.min_tiles, max_tiles), max_tiles=max_tiles)

@@ -22,6 +22,7 @@ from internvl35.generate.routing import resolve_settings
 from internvl35.generate.sampling import SamplingSettings
 from internvl35.model.configuration import InternVLChatConfig
 from internvl35.serve.dvd.calls import Call, check_levels
+from internvl35.serve.dvd.children import Children
 from internvl35.serve.dvd.encoding import encode
 from internvl35.serve.dvd.peers import Pool
 from internvl35.serve.dvd.visual_tokens import VisualTokens
@@ -40,6 +41,8 @@ class Servers:
     """Those that encode."""
     language: Pool
     """Those that write."""
+    children: Children | None = None
+    """Those of them that are processes of ours."""
 
     @property
     def pools(self) -> tuple[Pool, Pool]:
@@ -52,14 +55,18 @@ class Servers:
         return all(pool.is_up for pool in self.pools)
 
     async def start(self) -> None:
-        """Begin to connect; a second call is harmless."""
+        """Start children, and begin to connect; a second call is harmless."""
+        if self.children is not None:
+            await self.children.start()
         for pool in self.pools:
             await pool.start()
 
     async def close(self) -> None:
-        """End all connections; a second call is harmless."""
+        """End all connections and children; a second call is harmless."""
         for pool in self.pools:
             await pool.close()
+        if self.children is not None:
+            await self.children.close()
 
 
 @dataclass(frozen=True)

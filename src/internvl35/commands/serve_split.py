@@ -1,0 +1,201 @@
+"""``internvl35 serve gateway``, and ``serve --vision 2 --language 1``: answers by other processes.
+
+A gateway holds tokenizer and config of a checkpoint and none of its weights. Its work is left to
+:mod:`internvl35.serve.dvd`.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from internvl35.commands.chat import SystemOptions
+from internvl35.commands.checkpoint import HubOptions, ModelOptions
+from internvl35.commands.flash import CompressionOptions
+from internvl35.commands.links import LinkOptions, read_address
+from internvl35.commands.options import METAVAR, spread_settings
+from internvl35.commands.serve_front import Front, ServeOptions
+from internvl35.commands.telemetry import TelemetryOptions
+from internvl35.errors import ConfigError
+from internvl35.generate.sampling import SamplingSettings
+from internvl35.serve.gateway_settings import GatewaySettings
+
+if TYPE_CHECKING:
+    from internvl35.chat import Chat
+    from internvl35.generate.engines import GenerationEngine
+    from internvl35.serve.answering import Answerer
+    from internvl35.serve.dvd.children import ChildCommand, Children
+    from internvl35.serve.messages import Role
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """Which servers are started on this machine beside the gateway."""
+
+    vision: int = 0
+    """Vision servers to start on this machine; 0, with 0 language servers, for one process."""
+    language: int = 0
+    """Language servers to start on this machine."""
+    vision_device: tuple[str, ...] = ()
+    """Device of the vision servers in turn, for example cuda:1; repeat it for more."""
+    language_device: tuple[str, ...] = ()
+    """Device of the language servers in turn; repeat it for more. By default --device-map."""
+
+    def __post_init__(self) -> None:
+        """Refuse servers of one kind alone."""
+        if min(self.vision, self.language) < 0 or (self.vision > 0) != (self.language > 0):
+            raise ConfigError(
+                f"vision is {self.vision} and language {self.language}; needed: one of each at "
+                "least, or none"
+            )
+
+    @property
+    def is_decoupled(self) -> bool:
+        """Whether other processes answer."""
+        return self.vision > 0
+
+
+@dataclass(frozen=True)
+class PeerOptions:
+    """Which servers a gateway works with."""
+
+    vision_peers: tuple[str, ...] = field(default=(), metadata={METAVAR: "HOST:PORT"})
+    """Address of a vision server; repeat it, or separate several by commas."""
+    language_peers: tuple[str, ...] = field(default=(), metadata={METAVAR: "HOST:PORT"})
+    """Address of a language server; repeat it, or separate several by commas."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no address."""
+        for name, given in (("vision", self.vision_peers), ("language", self.language_peers)):
+            found = _split(given)
+            if not found:
+                raise ConfigError(f"there is no {name} server; give --{name}-peers host:port")
+            if any(port == 0 for _, port in found):
+                raise ConfigError(f"{name}_peers holds port 0; needed: 1 to 65535")
+
+
+@spread_settings
+def serve_gateway(
+    options: ServeOptions,
+    peers: PeerOptions,
+    links: LinkOptions,
+    gateway: GatewaySettings,
+    system: SystemOptions,
+    sampling: SamplingSettings,
+    flash: CompressionOptions,
+    model: ModelOptions,
+    hub: HubOptions,
+    telemetry: TelemetryOptions,
+) -> None:
+    """Answer OpenAI's API over HTTP by vision and language servers that run elsewhere."""
+    front = Front(options, gateway, system, sampling, flash, model, hub, telemetry)
+    _run(front, links, _split(peers.vision_peers), _split(peers.language_peers))
+
+
+def run_split(front: Front, split: SplitOptions) -> None:
+    """Start servers of both kinds, and answer by them.
+
+    Args:
+        front: options of the gateway.
+        split: which servers.
+    """
+    from internvl35.serve.dvd.children import Children, find_ports
+
+    ports = find_ports(split.vision + split.language)
+    addresses = [("127.0.0.1", port) for port in ports]
+    with TemporaryDirectory(prefix="internvl35-") as folder:  # of mode 700
+        secret = Path(folder) / "secret"
+        secret.touch(0o600)
+        secret.write_text(secrets.token_hex(32))
+        commands = _commands(front, split, ports, secret)
+        children = Children(commands, front.gateway.drain_timeout_s)
+        links = LinkOptions(secret_file=str(secret))
+        _run(front, links, addresses[: split.vision], addresses[split.vision :], children)
+
+
+def _commands(
+    front: Front, split: SplitOptions, ports: Sequence[int], secret: Path
+) -> list[ChildCommand]:
+    from internvl35.serve.dvd.children import ChildCommand
+
+    model, hub, telemetry = front.model, front.hub, front.telemetry
+    shared = ["--model", model.model, "--dtype", model.dtype, "--hub", hub.hub]
+    shared += ["--revision", hub.revision] if hub.revision else []
+    shared += ["--offline"] if hub.offline else []
+    shared += ["--secret-file", str(secret), "--log-form", telemetry.log_form]
+    shared += ["--log-level", telemetry.log_level]
+    shared += ["--drain-timeout-s", str(front.gateway.drain_timeout_s)]
+    roles: list[tuple[Role, int]] = [("vision", number) for number in range(split.vision)]
+    roles += [("language", number) for number in range(split.language)]
+    commands = []
+    for (role, number), port in zip(roles, ports, strict=True):
+        name = f"{role}-{number}"
+        devices = split.vision_device if role == "vision" else split.language_device
+        device = devices[number % len(devices)] if devices else None
+        own = ["--name", name, "--listen", f"127.0.0.1:{port}"]
+        if role == "vision":
+            own += ["--device", device] if device else []
+        else:
+            device = device or model.device_map
+            own += [*(["--device-map", device] if device else []), *(["--int8"] * model.int8)]
+        program = (sys.executable, "-m", "internvl35.commands.child", "serve", role)
+        commands.append(ChildCommand(name, (*program, *shared, *own)))
+    return commands
+
+
+def _run(
+    front: Front,
+    links: LinkOptions,
+    vision: Sequence[tuple[str, int]],
+    language: Sequence[tuple[str, int]],
+    children: Children | None = None,
+) -> None:
+    """Answer by servers that are there, or will be."""
+    links.read_secret()  # before anything is loaded
+
+    @contextmanager
+    def start(chat: Chat) -> Iterator[GenerationEngine]:
+        from internvl35.serve.dvd.engine import DecoupledEngine, Servers
+        from internvl35.serve.dvd.peers import PeerAddress, Pool
+        from internvl35.serve.served_checkpoint import look_at
+
+        served = look_at(front.hub.find_folder(front.model.model), front.model.dtype)
+        profile = served.profile("gateway", "gateway", image_token_id=chat.builder.image_token_id)
+        own = links.identify(profile, served.fingerprint)
+        context = links.context(is_server=False)
+        seen = [PeerAddress(*address) for address in vision]
+        written = [PeerAddress(*address) for address in language]
+        yield DecoupledEngine(
+            Servers(
+                Pool("vision", seen, own, context=context),
+                Pool("language", written, own, context=context),
+                children,
+            ),
+            chat.model.config,
+        )
+
+    def look(folder: Path) -> str:
+        from internvl35.serve.served_checkpoint import look_at
+
+        look_at(folder, front.model.dtype)
+        links.context(is_server=False)
+        return f"{folder}, {len(vision)} vision and {len(language)} language servers"
+
+    light = replace(front, model=replace(front.model, device_map="meta", int8=False))
+    light.run(start, _import_answerer, look)
+
+
+def _import_answerer() -> type[Answerer]:
+    from internvl35.serve.dvd.answering import DecoupledAnswerer
+
+    return DecoupledAnswerer
+
+
+def _split(given: Sequence[str]) -> list[tuple[str, int]]:
+    return [read_address(one) for text in given for one in text.split(",") if one.strip()]
