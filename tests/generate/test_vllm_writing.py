@@ -156,3 +156,15 @@ def test_settings_of_the_engine_are_checked():
         VLLMSettings(max_requests=0)
     with pytest.raises(ConfigError, match="dtype is 'half-size'"):
         VLLMSettings(dtype="half-size")
+
+
+def test_a_request_that_fails_before_it_begins_keeps_its_error():
+    asked = Asked("mine", REQUEST, SamplingSettings(n=2))
+    failure = ServerError("no room")
+    whole = asked.give_up(failure)
+    assert whole.failure is failure
+    assert [(sample.finish_reason, sample.error) for sample in whole.samples] == [
+        ("error", "no room")
+    ] * 2
+    assert [update.completion for update in whole.as_updates()] == [None, whole]
+    assert {sample.finish_reason for sample in asked.give_up().samples} == {"cancelled"}

@@ -6,11 +6,13 @@ the paper.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from internvl35.errors import InternVLError
 from internvl35.generate.request import Request
+from internvl35.generate.sampling import SamplingSettings
 
 FinishReason: TypeAlias = Literal["stop", "length", "cancelled", "error"]
 """Why an answer ended: an end token or stop text, ``max_tokens``, its reader, or a failure."""
@@ -66,6 +68,33 @@ class Completion:
     failure: InternVLError | None = None
     """Why no answer was begun, if none was."""
 
+    @classmethod
+    def of_none(
+        cls,
+        request_id: str,
+        request: Request,
+        num_samples: int,
+        failure: InternVLError | None,
+        *,
+        seconds: float = 0.0,
+    ) -> Completion:
+        """Tell that a request ended before any of its answers began.
+
+        Args:
+            request_id: its name.
+            request: as far as it came.
+            num_samples: answers that were asked for.
+            failure: why; None if it was cancelled.
+            seconds: from its submission.
+
+        Returns:
+            What became of it.
+        """
+        reason: FinishReason = "cancelled" if failure is None else "error"
+        sample = Sample((), "", reason, None, None if failure is None else str(failure))
+        samples = (sample,) * num_samples
+        return cls(request_id, request, samples, 0, seconds=seconds, failure=failure)
+
     def as_updates(self) -> list[Update]:
         """Tell each answer at once, as is done where none could be told before."""
         last = len(self.samples) - 1
@@ -98,3 +127,27 @@ class Update:
     """What went wrong, if the reason is ``error``."""
     completion: Completion | None = None
     """The whole, in the very last update of a request."""
+
+
+def pick_best(samples: Sequence[Sample], sampling: SamplingSettings) -> tuple[Sample, ...]:
+    """Choose the answers that are returned from those that were written.
+
+    Args:
+        samples: all of them, with log-probabilities if some are to be left out.
+        sampling: how many are wanted, and whether with log-probabilities.
+
+    Returns:
+        The ``n`` likeliest, likeliest first, or all in their order; those that failed come last.
+    """
+    if sampling.keeps_best:
+        samples = sorted(samples, key=_likelihood, reverse=True)[: sampling.n]
+    if sampling.num_logprobs is None:
+        samples = [replace(sample, logprobs=None) for sample in samples]
+    return tuple(samples)
+
+
+def _likelihood(sample: Sample) -> float:
+    """Sum of the log-probabilities of an answer."""
+    if sample.error is not None or not sample.logprobs:
+        return float("-inf")
+    return sum(found.logprob for found in sample.logprobs)

@@ -361,7 +361,7 @@ class Engine:
         else:
             if text:
                 sequence.texts.append(text)
-            if not job.keeps_best:
+            if not sampling.keeps_best:
                 self._news.append(update)
 
     def _end(
@@ -378,7 +378,7 @@ class Engine:
         if job.is_finished:
             completion = job.complete()
             del self._jobs[job.request_id]
-        if job.keeps_best:
+        if job.sampling.keeps_best:
             return [] if completion is None else completion.as_updates()
         return [replace(update, text=text, finish_reason=reason, completion=completion)]
 
@@ -395,4 +395,4 @@ class Engine:
 
 def refuse(request: Request, sampling: SamplingSettings, error: InternVLError) -> Completion:
     """Tell that a request was not taken on."""
-    return Job("", request, sampling, 0, 0, "").give_up(error)
+    return Completion.of_none("", request, sampling.n, error)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from internvl35.errors import InternVLError
-from internvl35.generate.answers import Completion, Sample, TokenLogprob
+from internvl35.generate.answers import Completion, Sample, TokenLogprob, pick_best
 from internvl35.generate.detokenizer import Detokenizer
 from internvl35.generate.prefix import PrefixNames
 from internvl35.generate.request import Request
@@ -67,11 +67,6 @@ class Job:
         waiting = [sequence.num_open is not None for sequence in self.sequences]
         return not self.is_finished and any(waiting)
 
-    @property
-    def keeps_best(self) -> bool:
-        """Whether more answers are written than returned, so that none may be shown early."""
-        return self.sampling.num_samples > self.sampling.n
-
     def begin(
         self,
         digests: Several[bytes],
@@ -101,7 +96,7 @@ class Job:
         if sampling.num_prompt_logprobs is not None:
             self.prompt_logprobs = [None]
         row_settings = sampling
-        if self.keeps_best and sampling.num_logprobs is None:
+        if sampling.keeps_best and sampling.num_logprobs is None:
             row_settings = replace(sampling, num_logprobs=0)
         for sample in range(sampling.num_samples):
             row = SamplingRow(
@@ -150,29 +145,17 @@ class Job:
 
     def complete(self) -> Completion:
         """Gather what became of it, all of its answers having ended."""
-        sequences = self.sequences
-        if self.keeps_best:
-            sequences = sorted(sequences, key=_likelihood, reverse=True)[: self.sampling.n]
         prompt = self.prompt_logprobs
         return Completion(
             request_id=self.request_id,
             request=self.request,
-            samples=tuple(self._sample(sequence) for sequence in sequences),
+            samples=pick_best(list(map(_as_sample, self.sequences)), self.sampling),
             num_cached_tokens=min((s.num_cached for s in self.sequences), default=0),
             prompt_logprobs=None if prompt is None else tuple(prompt),
             seconds_to_first_token=self.seconds_to_first_token,
             seconds=time.perf_counter() - self.started,
             failure=self.failure,
         )
-
-    def _sample(self, sequence: Sequence) -> Sample:
-        assert sequence.finish_reason is not None
-        is_asked = self.sampling.num_logprobs is not None
-        logprobs = sequence.logprobs if is_asked else None
-        return Sample(
-            tuple(sequence.answer), "".join(sequence.texts), sequence.finish_reason,
-            None if logprobs is None else tuple(logprobs), sequence.error,
-        )  # fmt: skip
 
     def give_up(self, failure: InternVLError | None = None) -> Completion:
         """Tell that it ended before any of its answers began.
@@ -183,16 +166,15 @@ class Job:
         Returns:
             What became of it.
         """
-        error = None if failure is None else str(failure)
-        sample = Sample((), "", "cancelled" if failure is None else "error", None, error)
-        return Completion(
-            self.request_id, self.request, (sample,) * self.sampling.n, 0,
-            seconds=time.perf_counter() - self.started, failure=failure,
+        return Completion.of_none(
+            self.request_id, self.request, self.sampling.n, failure,
+            seconds=time.perf_counter() - self.started,
         )  # fmt: skip
 
 
-def _likelihood(sequence: Sequence) -> float:
-    """Sum of the log-probabilities of an answer; one that failed comes last."""
-    if sequence.error is not None or not sequence.logprobs:
-        return float("-inf")
-    return sum(found.logprob for found in sequence.logprobs)
+def _as_sample(sequence: Sequence) -> Sample:
+    assert sequence.finish_reason is not None
+    return Sample(
+        tuple(sequence.answer), "".join(sequence.texts), sequence.finish_reason,
+        None if sequence.logprobs is None else tuple(sequence.logprobs), sequence.error,
+    )  # fmt: skip

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from internvl35.generate.jobs import Job
-from internvl35.generate.request import Request
 from internvl35.generate.sampler import find_logprobs
 from internvl35.generate.scheduler import Work
 
@@ -56,17 +55,13 @@ def note_logprobs(job: Job, work: Work, logits: Tensor) -> int:
     token_ids = work.sequence.token_ids[work.start + 1 : work.start + 1 + count]
     num_top = job.sampling.num_prompt_logprobs or 0
     found = find_logprobs(logits[:count], token_ids, [num_top] * count)
+    pictures = set(job.request.prompt.image_places)
     for place, token in enumerate(found, work.start + 1):
         if place == len(job.prompt_logprobs):  # else it is computed again, behind a preemption
-            job.prompt_logprobs.append(None if _is_picture(job.request, place) else token)
+            job.prompt_logprobs.append(None if place in pictures else token)
     return count
 
 
 def _num_asked(work: Work) -> int:
     """Prompt tokens whose log-probability a work's logits tell: all but the first of the prompt."""
     return min(work.stop, work.sequence.num_prompt - 1) - work.start
-
-
-def _is_picture(request: Request, place: int) -> bool:
-    spans = request.prompt.image_spans
-    return any(span.start <= place < span.start + span.num_tokens for span in spans)

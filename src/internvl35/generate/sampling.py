@@ -96,6 +96,11 @@ class SamplingSettings:
         """Answers that are written."""
         return self.n if self.best_of is None else self.best_of
 
+    @property
+    def keeps_best(self) -> bool:
+        """Whether more answers are written than returned, so that none may be shown early."""
+        return self.num_samples > self.n
+
     def __post_init__(self) -> None:
         """Refuse values outside their ranges."""
         widest = MAX_LOGPROBS

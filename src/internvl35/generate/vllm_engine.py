@@ -278,14 +278,14 @@ class VLLMEngine:
                 asked = await self._encode(asked)
                 return await self._writer.write(asked, self._as_prompt(asked), tell)
         except asyncio.CancelledError:
-            for update in asked.fail("cancelled")[0]:
+            for update in asked.give_up().as_updates():
                 tell(update)
             raise
         except InternVLError as error:
             if self._llm.errored:
                 raise
-            updates, whole = asked.fail("error", str(error))
-            for update in updates:
+            whole = asked.give_up(error)
+            for update in whole.as_updates():
                 tell(update)
             return whole
         finally:

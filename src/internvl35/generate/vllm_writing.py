@@ -12,8 +12,15 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from internvl35.errors import ServerError
-from internvl35.generate.answers import Completion, FinishReason, Sample, TokenLogprob, Update
+from internvl35.errors import InternVLError, ServerError
+from internvl35.generate.answers import (
+    Completion,
+    FinishReason,
+    Sample,
+    TokenLogprob,
+    Update,
+    pick_best,
+)
 from internvl35.generate.detokenizer import Detokenizer
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.request import Request
@@ -48,24 +55,19 @@ class Asked:
     started: float = field(default_factory=time.perf_counter)
     """When it was asked."""
 
-    @property
-    def keeps_best(self) -> bool:
-        """Whether more answers are written than returned, so that none may be shown early."""
-        return self.sampling.num_samples > self.sampling.n
+    def give_up(self, failure: InternVLError | None = None) -> Completion:
+        """Tell that it ended before any of its answers began.
 
-    def fail(
-        self, reason: FinishReason, error: str | None = None
-    ) -> tuple[list[Update], Completion]:
-        """Tell that none of its answers came to be.
+        Args:
+            failure: why; None if it was cancelled.
 
         Returns:
-            Its last updates, and the whole, which the last of them carries.
+            What became of it.
         """
-        sample = Sample((), "", reason, None, error)
-        samples = (sample,) * self.sampling.n
-        seconds = time.perf_counter() - self.started
-        whole = Completion(self.name, self.request, samples, 0, seconds=seconds)
-        return whole.as_updates(), whole
+        return Completion.of_none(
+            self.name, self.request, self.sampling.n, failure,
+            seconds=time.perf_counter() - self.started,
+        )  # fmt: skip
 
 
 @dataclass
@@ -81,18 +83,11 @@ class _Written:
     reason: FinishReason | None = None
     error: str | None = None
 
-    @property
-    def likelihood(self) -> float:
-        """Sum of the log-probabilities; an answer that failed comes last."""
-        if self.error is not None or not self.logprobs:
-            return float("-inf")
-        return sum(found.logprob for found in self.logprobs)
-
-    def as_sample(self, *, has_logprobs: bool) -> Sample:
+    def as_sample(self) -> Sample:
         assert self.reason is not None
         return Sample(
-            tuple(self.token_ids), "".join(self.texts), self.reason,
-            tuple(self.logprobs) if has_logprobs else None, self.error,
+            tuple(self.token_ids), "".join(self.texts), self.reason, tuple(self.logprobs),
+            self.error,
         )  # fmt: skip
 
 
@@ -127,6 +122,7 @@ class AnswerWriter:
         Raises:
             ServerError: if vLLM has died.
         """
+        keeps_best = asked.sampling.keeps_best
         answers = [_Written() for _ in range(asked.sampling.num_samples)]
         tasks = [
             asyncio.ensure_future(self._write_one(asked, prompt, sample, answer, tell))
@@ -136,11 +132,11 @@ class AnswerWriter:
             for number, task in enumerate(asyncio.as_completed(tasks), start=1):
                 last = await task
                 if number < len(tasks):
-                    if not asked.keeps_best:
+                    if not keeps_best:
                         tell(last)
                     continue
                 whole = _complete(asked, answers)
-                told = whole.as_updates() if asked.keeps_best else [replace(last, completion=whole)]
+                told = whole.as_updates() if keeps_best else [replace(last, completion=whole)]
                 for update in told:
                     tell(update)
                 return whole
@@ -169,7 +165,7 @@ class AnswerWriter:
                 update = _read(output.outputs[0], asked, sample, answer, detokenizer)
                 if update.finish_reason is not None:
                     return update
-                if not asked.keeps_best:
+                if not asked.sampling.keeps_best:
                     tell(update)
             answer.error = "vLLM ended without telling why"
         except Exception as error:  # vLLM's errors, of this request or of all
@@ -212,13 +208,8 @@ def _note(output: Any, asked: Asked, answer: _Written) -> None:
     wanted = asked.sampling.num_prompt_logprobs
     if wanted is not None and output.prompt_logprobs:
         prompt = asked.request.prompt
-        places = {
-            place
-            for span in prompt.image_spans
-            for place in range(span.start, span.start + span.num_tokens)
-        }
         answer.prompt_logprobs = read_prompt_logprobs(
-            output.prompt_logprobs, prompt.token_ids, places, wanted
+            output.prompt_logprobs, prompt.token_ids, set(prompt.image_places), wanted
         )
 
 
@@ -257,17 +248,11 @@ def _read(
 
 
 def _complete(asked: Asked, answers: list[_Written]) -> Completion:
-    best = answers
-    if asked.keeps_best:
-        best = sorted(answers, key=lambda answer: answer.likelihood, reverse=True)
-    has_logprobs = asked.sampling.num_logprobs is not None
     times = [answer.first_token for answer in answers if answer.first_token is not None]
     return Completion(
         request_id=asked.name,
         request=asked.request,
-        samples=tuple(
-            answer.as_sample(has_logprobs=has_logprobs) for answer in best[: asked.sampling.n]
-        ),
+        samples=pick_best([answer.as_sample() for answer in answers], asked.sampling),
         num_cached_tokens=min(answer.num_cached for answer in answers),
         prompt_logprobs=answers[0].prompt_logprobs,
         seconds_to_first_token=min(times) - asked.started if times else None,
