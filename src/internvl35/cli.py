@@ -25,7 +25,7 @@ from internvl35.commands import (
     infer,
     models,
     recipes,
-    serve,
+    serve_roles,
     train,
     train_flash,
     vico,
@@ -49,7 +49,7 @@ app = typer.Typer(
 )
 app.command("chat")(chat.chat)
 app.command("batch")(batch.batch)
-app.command("serve")(serve.serve)
+app.add_typer(serve_roles.app)
 app.command("models")(models.list_models)
 app.command("convert")(convert.convert)
 data.app.command("draw", cls=data.DashedCommand)(data_draw.draw)
