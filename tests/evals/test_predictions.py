@@ -17,7 +17,6 @@ from internvl35.data.dataset_settings import DatasetSettings
 from internvl35.data.encoding import Encoder
 from internvl35.data.mixture import RecordSet, select_records
 from internvl35.data.tokenizer import load_tokenizer
-from internvl35.evals import predictions
 from internvl35.evals.predictions import Prediction, Predictor, with_reasoning
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.request import Request
@@ -139,10 +138,9 @@ def test_rows_of_a_flash_model_are_routed_each_on_its_own(
     assert together == pytest.approx(alone, abs=1e-4)
 
 
-def test_no_more_rows_are_read_ahead_than_fit_into_memory(
-    chat: Chat, encoder: Encoder, records: RecordSet, alone: list[Prediction],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+def test_no_more_rows_are_read_ahead_than_a_batch(
+    chat: Chat, encoder: Encoder, records: RecordSet, alone: list[Prediction]
+) -> None:
     read: list[int] = []
 
     class Watched(Sequence):  # type: ignore[type-arg]
@@ -153,7 +151,6 @@ def test_no_more_rows_are_read_ahead_than_fit_into_memory(
             read.append(index)
             return records[index]
 
-    monkeypatch.setattr(predictions, "TILES_A_WINDOW", 4)  # a picture has three and a thumbnail
     answers = Predictor(chat, encoder, Watched(), GREEDY).predict(batch_size=2)
     assert next(answers).response == alone[0].response
     assert read == [0, 1]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 
 from internvl35.chat import Chat
 from internvl35.conversation import Conversation, Piece
@@ -20,12 +19,6 @@ from internvl35.generate.answers import Completion
 from internvl35.generate.request import Request
 from internvl35.generate.sampling import SamplingSettings
 from internvl35.replies import make_reply
-
-BATCHES_A_WINDOW = 8
-"""Batches whose rows are sorted by length together, so that little is padded."""
-
-TILES_A_WINDOW = 256
-"""Tiles beyond which no further batch is read ahead; those of 448 pixels take 0.6 GB."""
 
 
 @dataclass(frozen=True)
@@ -115,36 +108,20 @@ class Predictor:
         """
         if on_piece is not None and batch_size > 1:
             raise ValueError("answers are streamed one at a time; batch_size must be 1")
-        rows = iter(range(start, len(self.records)))
-        while found := self._read_window(rows, batch_size):
-            asked = [item for item in found if isinstance(item, _Asked)]
-            answered: dict[int, Prediction] = {}
-            asked.sort(key=lambda item: len(item.request.prompt))
-            for begin in range(0, len(asked), batch_size):
-                batch = asked[begin : begin + batch_size]
-                if on_question is not None:
-                    for item in batch:
-                        on_question(item.record, item.expected)
-                if on_piece is not None:
-                    predictions = [self._stream(batch[0], on_piece)]
-                else:
-                    predictions = self._generate(batch)
-                answered |= {prediction.index: prediction for prediction in predictions}
+        for first in range(start, len(self.records), batch_size):
+            last = min(first + batch_size, len(self.records))
+            found = [self._ask(index) for index in range(first, last)]
+            batch = [item for item in found if isinstance(item, _Asked)]
+            if on_question is not None:
+                for item in batch:
+                    on_question(item.record, item.expected)
+            if on_piece is not None:
+                answers = [self._stream(item, on_piece) for item in batch]
+            else:
+                answers = self._generate(batch)
+            answered = iter(answers)
             for row in found:
-                yield answered[row.index] if isinstance(row, _Asked) else row
-
-    def _read_window(self, rows: Iterator[int], batch_size: int) -> list[_Asked | Prediction]:
-        """Read rows for some batches: as many as are worth sorting, and fit into memory."""
-        window = batch_size * BATCHES_A_WINDOW if batch_size > 1 else 1
-        found: list[_Asked | Prediction] = []
-        num_tiles = 0
-        for index in islice(rows, window):
-            found.append(row := self._ask(index))
-            if isinstance(row, _Asked):
-                num_tiles += row.request.prompt.num_tiles
-            if len(found) % batch_size == 0 and num_tiles >= TILES_A_WINDOW:
-                break
-        return found
+                yield next(answered) if isinstance(row, _Asked) else row
 
     def _ask(self, index: int) -> _Asked | Prediction:
         record: Record | None = None
