@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
 
 import pytest
-import torch
-import uvicorn
 from batch_stubs import EchoEngine
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-
-from internvl35 import SamplingSettings, load
-from internvl35.serve.answering import Answerer, Defaults
-from internvl35.serve.chat_answer import AnswerFormat
-from internvl35.serve.gateway import build_app
-from internvl35.serve.gateway_settings import GatewaySettings
-from internvl35.serve.media import MediaSettings
-from internvl35.serve.media_loader import SafeMediaLoader
+from serving import PICTURE, serving
 
 schemathesis = pytest.importorskip("schemathesis")
 
@@ -28,10 +17,6 @@ CHECKS = (
     "response_schema_conformance", "negative_data_rejection", "unsupported_method",
 )  # fmt: skip
 MODES = schemathesis.GenerationMode
-PICTURE = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81y"
-    "tgAAAABJRU5ErkJggg=="
-)
 SOUND = (
     [{"role": "user", "content": "a <|im_end|> <IMG_CONTEXT>"}],
     [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": PICTURE}}]},
@@ -61,25 +46,10 @@ class CheckingEngine(EchoEngine):
 @pytest.fixture(scope="module")
 def address(random_checkpoint):
     """A gateway that listens, with the prompts, pictures and checks of a real one."""
-    chat = load(random_checkpoint, dtype=torch.float32)
-    loader = SafeMediaLoader(chat.tiles, MediaSettings(num_workers=1), chat.images)
-    form = AnswerFormat(chat.tokenizer, chat.rules.end_token_ids, "random")
-    answerer = Answerer(
-        chat, CheckingEngine(chat.engine.engine), loader, form,
-        Defaults(SamplingSettings(max_tokens=4)), GatewaySettings(), ("random",),
-    )  # fmt: skip
-    server = uvicorn.Server(
-        uvicorn.Config(build_app(answerer), port=0, log_level="critical", lifespan="off")
-    )
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
-    chat.engine.close()
+    with serving(
+        random_checkpoint, engine=lambda chat: CheckingEngine(chat.engine.engine), max_tokens=4
+    ) as address:
+        yield address
 
 
 def fuzz(address, num_cases):

@@ -11,6 +11,7 @@ import httpx
 import pytest
 import torch
 from PIL import Image
+from serving import serving
 
 from internvl35 import SamplingSettings, load
 from internvl35.serve.answering import Answerer, Defaults
@@ -122,3 +123,17 @@ def test_a_demanded_call_follows_its_schema_whatever_the_model_would_say(chat, c
     deltas = [json.loads(event)["choices"][0]["delta"] for event in events[:-1]]
     (told,) = [delta["tool_calls"][0] for delta in deltas if "tool_calls" in delta]
     assert told["function"] == call["function"]
+
+
+@pytest.mark.parametrize("content", ["hi " * 40, [as_part(Image.new("RGB", (60, 60)))] * 12])
+def test_what_is_cached_is_shared_under_one_key_alone(random_checkpoint, content):
+    keys = [f"sk-0123456789abcde{number}" for number in range(2)]
+    body = {"messages": [{"role": "user", "content": content}]}
+    with serving(random_checkpoint, keys=keys) as address:
+        counts = []
+        for key in (*keys, *keys):
+            headers = {"authorization": f"Bearer {key}"}
+            answer = httpx.post(f"{address}{CHAT}", json=body, headers=headers, timeout=60).json()
+            counts.append(answer["usage"]["prompt_tokens_details"]["cached_tokens"])
+    assert counts[:2] == [0, 0]
+    assert min(counts[2:]) > 0
