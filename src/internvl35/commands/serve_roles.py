@@ -1,6 +1,7 @@
 """``internvl35 serve`` as a group: alone it answers, and each of its commands is one role.
 
-What they do stands in :mod:`internvl35.commands.serve` and :mod:`internvl35.commands.serve_parts`.
+What they do stands in :mod:`internvl35.commands.serve`, :mod:`internvl35.commands.serve_split` and
+:mod:`internvl35.commands.serve_parts`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 import typer
 
-from internvl35.commands import serve, serve_parts
+from internvl35.commands import serve, serve_parts, serve_split
 from internvl35.errors import ConfigError
 
 app = typer.Typer(name="serve", invoke_without_command=True)
@@ -51,5 +52,6 @@ def alone(command: Callable[..., None]) -> Callable[..., None]:
 
 
 app.callback()(alone(serve.serve))
+app.command("gateway")(serve_split.serve_gateway)
 app.command("vision")(serve_parts.serve_vision)
 app.command("language")(serve_parts.serve_language)
