@@ -9,9 +9,11 @@ import sys
 import httpx
 import pytest
 from batch_stubs import EchoEngine
+from fake_servers import FakeLanguage, FakeVision, decoupled, make_request
 from gateway_stubs import make_answerer
 
 from internvl35.errors import ConfigError
+from internvl35.generate.sampling import SamplingSettings
 from internvl35.serve import tracing
 from internvl35.serve.gateway import build_app
 
@@ -89,6 +91,22 @@ def test_a_stage_that_is_cancelled_ends_and_says_so(exporter):
     engine = EchoEngine(lambda text: 60.0)
     assert ask("hello", answerer=make_answerer(engine, request_timeout_s=0.05)).status_code == 504
     assert spans_of(exporter)["generate"].attributes["is_cancelled"] is True
+
+
+def test_servers_spans_hang_under_the_gateways_request(exporter):
+    async def answer():
+        async with decoupled([FakeVision()], [FakeLanguage()]) as (engine, _):
+            with tracing.request_stage("request", {}):
+                found = engine.stream(make_request([3, 4]), SamplingSettings())
+                assert [update async for update in found]
+
+    asyncio.run(answer())
+    spans = spans_of(exporter)
+    assert set(spans) == {"request", "vision", "language"}
+    for name in ("vision", "language"):
+        assert spans[name].parent.span_id == spans["request"].context.span_id
+        assert spans[name].attributes["attempt"] == 0
+    assert spans["vision"].attributes["request"] == spans["language"].attributes["request"]
 
 
 def test_probes_leave_no_span(exporter):

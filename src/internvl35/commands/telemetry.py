@@ -40,6 +40,14 @@ class TelemetryOptions:
             if address.scheme not in ("http", "https") or not address.hostname:
                 raise ConfigError("trace_endpoint is no http or https URL; give one with a host")
 
+    def as_arguments(self) -> list[str]:
+        """Say the same to another process."""
+        told = ["--log-form", self.log_form, "--log-level", self.log_level]
+        if self.trace_endpoint is not None:
+            told += ["--trace-endpoint", self.trace_endpoint]
+            told += ["--trace-share", str(self.trace_share)]
+        return told
+
     @contextmanager
     def watch(self, role: str) -> Iterator[None]:
         """Write the log and send spans for as long as the process serves.

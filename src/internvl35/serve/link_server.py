@@ -21,9 +21,11 @@ from internvl35.serve.frame_pipe import LinkSettings
 from internvl35.serve.frames import Header, NackCode, WireError
 from internvl35.serve.handshake import Identity, welcome
 from internvl35.serve.link import Link
+from internvl35.serve.logs import with_facts
 from internvl35.serve.messages import Encode, Generate, Load, Service
 from internvl35.serve.plans import check_opening, check_prompt
 from internvl35.serve.stream import Stream
+from internvl35.serve.tracing import stage
 from internvl35.serve.transports import Transport, accept
 
 _log = logging.getLogger(__name__)
@@ -225,7 +227,9 @@ class LinkServer:
         """Answer one request; the process boundary behind which errors are told."""
         error = WireError(NackCode.INTERNAL, "the server ended the request without an answer")
         try:
-            await self._service.answer(opening, stream)
+            facts = {"request": opening.request_id, "attempt": opening.attempt}
+            with stage(self._own.profile.role, parent=opening.trace, **facts):
+                await self._service.answer(opening, stream)
         except asyncio.CancelledError:
             error = WireError(NackCode.LOST, "the server ended before the request")
             raise
@@ -234,7 +238,7 @@ class LinkServer:
         except InternVLError as found:
             error = WireError(NackCode.WRONG_REQUEST, str(found))
         except Exception:  # noqa: BLE001 - logged, and told without its words
-            _log.exception("request %s failed", opening.request_id)
+            _log.exception("fault", extra=with_facts(request=opening.request_id))
             error = WireError(NackCode.INTERNAL, "the server failed; its log says why")
         finally:
             stream.refuse(error)

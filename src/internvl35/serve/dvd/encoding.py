@@ -17,6 +17,7 @@ from internvl35.serve.dvd.visual_tokens import VisualTokens
 from internvl35.serve.frames import NackCode, WireError
 from internvl35.serve.messages import Encode, Encoded, Features, Tiles, to_block
 from internvl35.serve.stream import Stream
+from internvl35.serve.tracing import write_parent
 
 
 async def encode(pool: Pool, call: Call, tokens: VisualTokens, tiles_per_message: int) -> None:
@@ -43,7 +44,9 @@ async def encode(pool: Pool, call: Call, tokens: VisualTokens, tiles_per_message
 
 def _open(call: Call, attempt: int) -> Encode:
     counts = tuple(span.num_tiles for span in call.request.prompt.image_spans)
-    return Encode(call.wire_id, attempt, counts, call.flash, call.cache_salt, call.priority)
+    return Encode(
+        call.wire_id, attempt, counts, call.flash, call.cache_salt, call.priority, write_parent()
+    )
 
 
 async def _read(stream: Stream, tokens: VisualTokens, silence_s: float) -> None:

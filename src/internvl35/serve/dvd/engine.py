@@ -8,6 +8,7 @@ section on decoupled deployment (DvD).
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
@@ -27,7 +28,10 @@ from internvl35.serve.dvd.encoding import encode
 from internvl35.serve.dvd.peers import Pool
 from internvl35.serve.dvd.visual_tokens import VisualTokens
 from internvl35.serve.dvd.writing import Writing
+from internvl35.serve.logs import with_facts
 from internvl35.serve.messages import new_request_id
+
+_LOGGER = logging.getLogger("internvl35.serve")
 
 _TILES_PER_MESSAGE = 4
 """Tiles that travel together, so that encoding begins before the last was sent."""
@@ -118,6 +122,8 @@ class DecoupledEngine:
         check_levels(request)
         wire_id = new_request_id()
         resolved = resolve_settings(flash, self.config)
+        named = with_facts(request=request_id, wire=wire_id)
+        _LOGGER.debug("over links", extra=named)
         call = Call(
             request_id or wire_id, wire_id, request, sampling, resolved, cache_salt, priority
         )

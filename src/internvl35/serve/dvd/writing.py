@@ -34,6 +34,7 @@ from internvl35.serve.messages import (
 )
 from internvl35.serve.refusals import RefusedError
 from internvl35.serve.stream import Stream
+from internvl35.serve.tracing import write_parent
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +117,7 @@ class Writing:
         opening = Generate(
             self.call.wire_id, attempt, routed.prompt.image_spans, choices, self.call.sampling,
             self.call.cache_salt, self.call.priority, self.adapter, to_block(prompt),
+            write_parent(),
         )  # fmt: skip
         stream = await link.open(opening)
         async with beside(stream, self._forward(stream)):
