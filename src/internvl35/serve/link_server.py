@@ -227,8 +227,10 @@ class LinkServer:
         """Answer one request; the process boundary behind which errors are told."""
         error = WireError(NackCode.INTERNAL, "the server ended the request without an answer")
         try:
-            facts = {"request": opening.request_id, "attempt": opening.attempt}
-            with stage(self._own.profile.role, parent=opening.trace, **facts):
+            with stage(
+                self._own.profile.role, parent=opening.trace, request=opening.request_id,
+                attempt=opening.attempt,
+            ):  # fmt: skip
                 await self._service.answer(opening, stream)
         except asyncio.CancelledError:
             error = WireError(NackCode.LOST, "the server ended before the request")
