@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from internvl35 import load
 from internvl35.conversation import Conversation
 from internvl35.data.prompt import Message, Prompt
-from internvl35.errors import ConfigError, ServerError
+from internvl35.errors import BusyError, ConfigError, ServerError
 from internvl35.generate.engine import Engine
 from internvl35.generate.engine_settings import EngineSettings
 from internvl35.generate.request import Request
+from internvl35.generate.runner import generate, generation_options
 from internvl35.generate.sampling import SamplingSettings, StructureSettings
 
 FAMILIES = ("qwen3", "qwen3_moe", "gpt_oss")
@@ -156,6 +157,16 @@ def test_half_precision_answers_are_those_of_transformers(build_model):
     found = [answers(make_engine(model).generate([request], GREEDY))[0] for request in requests]
     same = [one == other for one, other in zip(found, expected, strict=True)]
     assert sum(same) >= 3  # sums are rounded elsewhere, which may turn a close choice
+
+
+def test_a_model_in_8_bits_answers_as_in_the_loop_of_transformers():
+    pytest.importorskip("bitsandbytes", reason="pip install 'internvl35[int8]'")
+    chat = load("tiny", load_in_8bit=True)
+    ids = chat.tokenizer("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n")["input_ids"]
+    prompt = Prompt(tuple(ids), (), (False,) * len(ids))
+    (expected,) = generate(chat.model, [Request(prompt)], generation_options(GREEDY), chat.rules)
+    engine = Engine(chat.model, chat.rules)
+    assert answers(engine.generate([Request(prompt)], GREEDY)) == [expected]
 
 
 def test_the_model_itself_goes_on_working_as_before(qwen):
@@ -441,6 +452,46 @@ def test_no_memory_to_choose_tokens_ends_the_answers_of_the_step_alone(qwen, mon
         (completion,) = engine.generate([request], replace(GREEDY, num_prompt_logprobs=0))
     assert "no room" in completion.samples[0].error
     assert answers(engine.generate([request], GREEDY)) == [reference(qwen, request, GREEDY)]
+
+
+def test_what_does_not_fit_into_memory_together_is_computed_in_parts(qwen, monkeypatch):
+    engine = make_engine(qwen, max_batch_tokens=64)
+    rng = Random(2)
+    requests = [draw_request(rng) for _ in range(6)]
+    seeds = [replace(GREEDY, temperature=1.0, seed=seed) for seed in range(6)]
+    expected = answers(make_engine(qwen).generate(requests, seeds))
+    logits, choose, counts = engine._decoder.logits, engine._sampler.choose, []
+
+    def compute(works, *others):
+        counts.append(sum(work.count for work in works))
+        if counts[-1] > 9:
+            raise torch.OutOfMemoryError("no room")
+        return logits(works, *others)
+
+    def draw(rows, settings):
+        found = choose(rows, settings)  # as if it failed behind the draw of numbers
+        if len(found) > 2:
+            raise torch.OutOfMemoryError("no room")
+        return found
+
+    monkeypatch.setattr(engine._decoder, "logits", compute)
+    monkeypatch.setattr(engine._sampler, "choose", draw)
+    assert answers(engine.generate(requests, seeds)) == expected
+    assert max(counts) > 9
+
+
+def test_answers_are_counted_and_not_requests(qwen):
+    engine = make_engine(qwen, max_waiting=4)
+    request = make_request(Random(1), 9)
+    engine.submit(request, replace(GREEDY, temperature=1.0, n=3))
+    with pytest.raises(BusyError, match="3 answers are in work; at most 4"):
+        engine.submit(request, replace(GREEDY, temperature=1.0, n=2))
+    engine.submit(request, GREEDY)
+    while engine.has_work:
+        engine.step()
+    many = replace(GREEDY, temperature=1.0, seed=1, n=6)
+    found = engine.generate([request] * 2, many)  # more than there may be come alone
+    assert [len(completion.samples) for completion in found] == [6, 6]
 
 
 def test_pictures_are_not_encoded_for_more_requests_than_soon_begin(qwen):

@@ -22,6 +22,7 @@ from internvl35.generate.paged_attention import (
     PagedStep,
     register_paged_attention,
 )
+from internvl35.generate.replay import AnswerRow, Record, ReplayedSteps, to_device
 from internvl35.generate.request import Request
 from internvl35.generate.scheduler import Work
 from internvl35.model.composite import VisionLanguageModel
@@ -34,16 +35,31 @@ class LanguageDecoder:
         model: in eval mode. Its weights are shared: if they change in place, the decoder changes.
         num_blocks: blocks of the cache.
         block_size: tokens of a block.
+        max_answers: most answers that go on in one step.
+        record: records steps in which answers alone go on; None to compute each anew.
     """
 
-    def __init__(self, model: VisionLanguageModel, num_blocks: int, block_size: int) -> None:
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        num_blocks: int,
+        block_size: int,
+        max_answers: int,
+        record: Record | None = None,
+    ) -> None:
         """Copy the modules of the language model; no weight is copied."""
         register_paged_attention()
         self.model = model
-        self.cache = PagedCache(num_blocks, block_size)
+        self.cache = PagedCache(num_blocks + (record is not None), block_size)  # one to spare
         self._language_model = _copy_modules(model.language_model)
         self._language_model.set_attn_implementation(PAGED)
-        self._no_mask = torch.empty(1, 1, 0, 0)  # four dimensions: transformers makes none itself
+        # four dimensions: transformers makes none itself
+        self._no_mask = torch.empty(1, 1, 0, 0, device=model.input_device)
+        self._replayed = None
+        if record is not None:
+            self._replayed = ReplayedSteps(
+                self._go_on, model.input_device, max_answers, num_blocks * block_size, record
+            )
 
     def run(self, works: Sequence[Work], requests: Mapping[str, Request]) -> Tensor:
         """Compute a step.
@@ -79,13 +95,30 @@ class LanguageDecoder:
             for token_id in work.sequence.token_ids[work.start : work.stop]
         ]
         positions = np.concatenate([np.arange(work.start, work.stop) for work in works])
+        if self._replayed is not None and all(map(_goes_on, works)):
+            slots, tables, lengths = self._place(works, positions)
+            row = AnswerRow(np.array(ids), positions, slots, tables, lengths)
+            return self._replayed.run(row)[places.to(device)]
+        embeds = self._embed(works, requests, to_device(np.array(ids), device))
+        step = self._lay_out(works, positions)
+        return self._compute(embeds, to_device(positions, device), step, places.to(device))
+
+    def _go_on(self, row: AnswerRow) -> Tensor:
+        """Compute the newest token of every answer from tensors; see :class:`ReplayedSteps`."""
+        step = PagedStep(self.cache, row.slots, row.tables, row.lengths, ())
+        embeds = self.model.get_input_embeddings()(row.ids)
+        return self._compute(embeds, row.positions, step, 0)  # 0 keeps all
+
+    def _compute(
+        self, embeds: Tensor, positions: Tensor, step: PagedStep, places: Tensor | int
+    ) -> Tensor:
         output = self._language_model(
-            inputs_embeds=self._embed(works, requests, torch.tensor(ids, device=device))[None],
-            position_ids=torch.from_numpy(positions)[None].to(device),
-            attention_mask=self._no_mask.to(device),
+            inputs_embeds=embeds[None],
+            position_ids=positions[None],
+            attention_mask=self._no_mask,
             use_cache=False,
-            logits_to_keep=places.to(device),
-            paged=self._lay_out(works, positions),
+            logits_to_keep=places,
+            paged=step,
         )
         logits: Tensor = output.logits[0]
         return logits
@@ -103,26 +136,39 @@ class LanguageDecoder:
 
     def _lay_out(self, works: Sequence[Work], positions: Any) -> PagedStep:
         size, device = self.cache.block_size, self.model.input_device
+        slots, tables, lengths = self._place(works, positions)
+        chunks, first = [], 0
+        for work in works:
+            if work.count > 1:
+                blocks = np.asarray(work.sequence.blocks[: -(-work.stop // size)], dtype=np.int64)
+                chunks.append(Chunk(first, work.count, work.start, to_device(blocks, device)))
+            first += work.count
+        return PagedStep(
+            self.cache, to_device(slots, device), to_device(tables, device),
+            to_device(lengths, device), tuple(chunks),
+        )  # fmt: skip
+
+    def _place(self, works: Sequence[Work], positions: Any) -> tuple[Any, Any, Any]:
+        """Slots of all tokens, and blocks and lengths of the sequences with a single one."""
+        size = self.cache.block_size
         answers = [work for work in works if work.count == 1]
-        tables = np.zeros((len(answers), max((len(w.sequence.blocks) for w in answers), default=0)))
-        tables = tables.astype(np.int32)
+        num_blocks = max((len(work.sequence.blocks) for work in answers), default=0)
+        tables = np.zeros((len(answers), num_blocks), dtype=np.int32)
         for row, work in enumerate(answers):
             tables[row, : len(work.sequence.blocks)] = work.sequence.blocks
         slots = np.empty(len(positions), dtype=np.int64)
-        chunks, first = [], 0
+        first = 0
         for work in works:
             own = positions[first : first + work.count]
             blocks = np.asarray(work.sequence.blocks, dtype=np.int64)
             slots[first : first + work.count] = blocks[own // size] * size + own % size
-            if work.count > 1:
-                needed = torch.from_numpy(blocks[: -(-work.stop // size)]).to(device)
-                chunks.append(Chunk(first, work.count, work.start, needed))
             first += work.count
-        lengths = np.array([work.stop for work in answers], dtype=np.int32)
-        return PagedStep(
-            self.cache, torch.from_numpy(slots).to(device), torch.from_numpy(tables).to(device),
-            torch.from_numpy(lengths).to(device), tuple(chunks),
-        )  # fmt: skip
+        return slots, tables, np.array([work.stop for work in answers], dtype=np.int32)
+
+
+def _goes_on(work: Work) -> bool:
+    """Whether a work is one token behind the prompt, where no picture is."""
+    return work.count == 1 and work.start >= work.sequence.num_prompt
 
 
 def _show_pictures(embeds: Tensor, work: Work, request: Request) -> None:

@@ -26,6 +26,7 @@ from internvl35.generate.flash import FlashSettings
 from internvl35.generate.grammar import Grammar, GrammarCompiler
 from internvl35.generate.jobs import Job
 from internvl35.generate.prompt_logprobs import find_places, note_logprobs
+from internvl35.generate.replay import choose_record
 from internvl35.generate.request import Request
 from internvl35.generate.rules import StopRules
 from internvl35.generate.sampler import Choice, Sampler
@@ -64,16 +65,16 @@ class Engine:
         is_gpu = model.input_device.type != "cpu"
         max_sequences = settings.max_sequences or (256 if is_gpu else 64)
         max_batch_tokens = settings.max_batch_tokens or (8192 if is_gpu else 512)
+        size = settings.block_size
         num_blocks = choose_num_blocks(
-            model, settings.block_size, settings.cache_gib, settings.max_cache_tokens, max_sequences
+            model, size, settings.cache_gib, settings.max_cache_tokens, max_sequences
         )
-        self.num_cache_tokens = num_blocks * settings.block_size
-        self.scheduler = Scheduler(
-            BlockPool(num_blocks), settings.block_size,
-            max(max_batch_tokens, max_sequences + 1), max_sequences,
-        )  # fmt: skip
+        self.num_cache_tokens = num_blocks * size
+        max_batch_tokens = max(max_batch_tokens, max_sequences + 1)
+        self.scheduler = Scheduler(BlockPool(num_blocks), size, max_batch_tokens, max_sequences)
         self.vision = VisionStage(model, settings.vision) if encoder is None else encoder
-        self._decoder = LanguageDecoder(model, num_blocks, settings.block_size)
+        record = choose_record(model, settings.replays_steps)
+        self._decoder = LanguageDecoder(model, num_blocks, size, max_sequences, record)
         self._num_rows = int(model.input_weight.shape[0])
         self._sampler = Sampler(self._num_rows)
         self._grammars = None

@@ -32,6 +32,9 @@ class EngineSettings:
     """Most requests in work; further ones are refused."""
     has_prefix_cache: bool = True
     """Whether prompts that begin alike share what was computed for their beginning."""
+    replays_steps: bool | None = None
+    """Whether steps in which answers alone go on are recorded as CUDA graphs and replayed; None
+    for models without experts that lie on one CUDA device."""
     tiles_beside_answers: int = 4
     """Most tiles that a step encodes while answers are being written."""
     vision: VisionStageSettings = field(default_factory=VisionStageSettings)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
@@ -188,11 +189,19 @@ def _attend_chunk(
     if sinks is not None:
         return _attend_with_sinks(query, key, value, chunk.mask(window), scaling, sinks)
     is_plain = window is None and not chunk.num_before
+    mask = None if is_plain else _choose_mask(chunk, window, query.device)
     return functional.scaled_dot_product_attention(
-        query[None], key[None], value[None],
-        attn_mask=None if is_plain else chunk.mask(window), is_causal=is_plain, scale=scaling,
+        query[None], key[None], value[None], attn_mask=mask, is_causal=is_plain, scale=scaling,
         enable_gqa=query.shape[0] != key.shape[0],
     )[0]  # fmt: skip
+
+
+def _choose_mask(chunk: Chunk, window: int | None, device: torch.device) -> Tensor:
+    """What tokens see; on a GPU, if that is everything before, for kernels that read no mask."""
+    if window is None and device.type == "cuda":
+        found: Tensor = causal_lower_right(chunk.count, chunk.num_before + chunk.count)
+        return found
+    return chunk.mask(window)
 
 
 def _attend_with_sinks(
