@@ -32,3 +32,7 @@ class DataError(InternVLError):
 
 class ServerError(InternVLError):
     """A server refused or lost a request."""
+
+
+class BusyError(ServerError):
+    """So much is in work that a request has no room now; it may be tried again."""

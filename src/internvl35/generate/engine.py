@@ -14,7 +14,7 @@ from collections.abc import Sequence as Several
 from dataclasses import replace
 from typing import Any
 
-from internvl35.errors import InternVLError, PromptError, ServerError
+from internvl35.errors import BusyError, InternVLError, PromptError, ServerError
 from internvl35.generate.admission import Limits, check_length, check_request
 from internvl35.generate.answers import Completion, FinishReason, TokenLogprob, Update
 from internvl35.generate.blocks import BlockPool
@@ -25,14 +25,14 @@ from internvl35.generate.engines import one_each
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.grammar import Grammar, GrammarCompiler
 from internvl35.generate.jobs import Job
-from internvl35.generate.prompt_logprobs import find_places, note_logprobs
 from internvl35.generate.replay import choose_record
 from internvl35.generate.request import Request
 from internvl35.generate.rules import StopRules
 from internvl35.generate.sampler import Choice, Sampler
 from internvl35.generate.sampling import SamplingSettings
-from internvl35.generate.scheduler import Scheduler, Work
+from internvl35.generate.scheduler import Scheduler
 from internvl35.generate.sequence import Sequence
+from internvl35.generate.steps import StepComputer
 from internvl35.generate.vision import EncodedRequest, VisionEncoder, VisionStage
 from internvl35.model.composite import VisionLanguageModel
 
@@ -77,10 +77,12 @@ class Engine:
         self._decoder = LanguageDecoder(model, num_blocks, size, max_sequences, record)
         self._num_rows = int(model.input_weight.shape[0])
         self._sampler = Sampler(self._num_rows)
+        self._steps = StepComputer(self._decoder, self._sampler, self.scheduler)
         self._grammars = None
         if tokenizer is not None:
             self._grammars = GrammarCompiler(tokenizer, self._num_rows, rules.end_token_ids)
         self._jobs: dict[str, Job] = {}
+        self._num_answers = 0  # of all jobs
         self._arriving: list[Job] = []  # whose visual tokens are not all there
         self._news: list[Update] = []
         self._is_idle = False  # whether the last step computed nothing
@@ -130,11 +132,13 @@ class Engine:
         Raises:
             ConfigError: if the settings do not fit the checkpoint.
             PromptError: if ids are out of range, or the prompt is too long.
-            ServerError: if too many requests wait, or the name is taken.
+            BusyError: if too many answers are in work.
+            ServerError: if the name is taken.
         """
-        if len(self._jobs) >= self.settings.max_waiting:
-            raise ServerError(
-                f"{len(self._jobs)} requests are in work, as many as may be; try again later"
+        if not self._has_room(sampling):
+            raise BusyError(
+                f"{self._num_answers} answers are in work; at most {self.settings.max_waiting} may "
+                "be; try again later"
             )
         number, name = self._name(request_id)
         check_request(request, sampling, flash, self.model.config, self._limits)
@@ -142,15 +146,25 @@ class Engine:
         grammar = grammar or self.prepare(sampling)
         job = Job(name, request, sampling, priority, number, cache_salt, grammar)
         self._jobs[name] = job
+        self._num_answers += sampling.num_samples
         try:
             if request.pixel_values is None and request.image_features is None:
                 self._begin(job, EncodedRequest(request, ()))
             else:
                 self.vision.submit(name, request, flash, cache_salt=cache_salt)
         except BaseException:
-            self._jobs.pop(name, None)
+            self._forget_job(job)
             raise
         return name
+
+    def _has_room(self, sampling: SamplingSettings) -> bool:
+        """Whether answers fit beside those in work; alone, any number does."""
+        num_answers = self._num_answers + sampling.num_samples
+        return not self._jobs or num_answers <= self.settings.max_waiting
+
+    def _forget_job(self, job: Job) -> None:
+        if self._jobs.pop(job.request_id, None) is not None:
+            self._num_answers -= job.sampling.num_samples
 
     def _name(self, request_id: str | None) -> tuple[int, str]:
         """Count a request and name it; a caller's own names may look like ours."""
@@ -210,8 +224,11 @@ class Engine:
         self._note_arrivals()
         works = self.scheduler.plan()
         self._is_idle = not works
-        if works:
-            self._compute(works)
+        for sequence, choice in self._steps.run(works, self._jobs) if works else ():
+            if choice.error is None:
+                self._take(sequence, choice)
+            else:
+                self._fail_sequence(sequence, choice.error)
         if self.settings.is_checked:
             self.scheduler.check()
         news, self._news = self._news, []
@@ -231,12 +248,12 @@ class Engine:
         places: dict[str, int] = {}
         others: list[Update] = []  # to requests that were submitted before
         while len(found) < len(requests):
-            while todo and len(self._jobs) < self.settings.max_waiting:
+            while todo and self._has_room(todo[0][1][1]):
                 place, (request, own, choice) = todo.popleft()
                 try:
                     places[self.submit(request, own, flash=choice)] = place
                 except InternVLError as error:
-                    found[place] = refuse(request, own, error)
+                    found[place] = Completion.of_none("", request, own.n, error)
             for update in self.step():
                 if update.request_id not in places:
                     others.append(update)
@@ -310,29 +327,6 @@ class Engine:
         if self._arriving:
             self._arriving = [job for job in self._arriving if job.is_arriving]
 
-    def _compute(self, works: list[Work]) -> None:
-        ready = [work for work in works if work.is_last]
-        requests = {work.sequence.request_id: self._jobs[work.sequence.request_id].request
-                    for work in works}  # fmt: skip
-        places, asked = find_places(works)
-        try:
-            logits = self._decoder.logits(works, requests, places)
-            others = logits[len(ready) :]
-            for work in asked:
-                others = others[note_logprobs(self._jobs[work.sequence.request_id], work, others) :]
-            rows = [work.sequence.row for work in ready]
-            choices = self._sampler.choose(logits[: len(ready)], rows)
-        except RuntimeError as error:  # out of memory, mostly: nothing of this step can be used
-            for work in works:
-                self._fail_sequence(work.sequence, f"computing failed: {error}")
-            return
-        self.scheduler.finish_step(works)
-        for work, choice in zip(ready, choices, strict=True):
-            if choice.error is None:
-                self._take(work.sequence, choice)
-            else:
-                self._fail_sequence(work.sequence, choice.error)
-
     def _take(self, sequence: Sequence, choice: Choice) -> None:
         """Add a token to an answer, and end the answer if it is the last."""
         job = self._jobs[sequence.request_id]
@@ -378,7 +372,7 @@ class Engine:
         completion = None
         if job.is_finished:
             completion = job.complete()
-            del self._jobs[job.request_id]
+            self._forget_job(job)
         if job.sampling.keeps_best:
             return [] if completion is None else completion.as_updates()
         return [replace(update, text=text, finish_reason=reason, completion=completion)]
@@ -390,10 +384,5 @@ class Engine:
 
     def _give_up(self, job: Job, failure: InternVLError | None = None) -> None:
         """End a request none of whose answers has begun."""
-        del self._jobs[job.request_id]
+        self._forget_job(job)
         self._news += job.give_up(failure).as_updates()
-
-
-def refuse(request: Request, sampling: SamplingSettings, error: InternVLError) -> Completion:
-    """Tell that a request was not taken on."""
-    return Completion.of_none("", request, sampling.n, error)

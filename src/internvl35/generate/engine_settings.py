@@ -29,7 +29,7 @@ class EngineSettings:
     max_cache_tokens: int | None = None
     """Most tokens that the cache needs room for, if that is less; None for no such bound."""
     max_waiting: int = 10_000
-    """Most requests in work; further ones are refused."""
+    """Most answers in work; further requests are refused."""
     has_prefix_cache: bool = True
     """Whether prompts that begin alike share what was computed for their beginning."""
     replays_steps: bool | None = None

@@ -20,7 +20,7 @@ from typing import TypeAlias
 
 from internvl35.errors import InternVLError, ServerError
 from internvl35.generate.answers import Completion, Update
-from internvl35.generate.engine import Engine, refuse
+from internvl35.generate.engine import Engine
 from internvl35.generate.engines import one_each
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.grammar import Grammar
@@ -89,27 +89,33 @@ class EngineThread:
         news: SimpleQueue[tuple[int, News]] = SimpleQueue()
         found: dict[int, Completion] = {}
         asked: dict[int, _Asked] = {}
+        num_left = self.engine.settings.max_waiting  # answers that may come into work
         try:
             while todo or asked:
-                while todo and len(asked) < self.engine.settings.max_waiting:
+                while todo and (not asked or todo[0][1][1].num_samples <= num_left):
                     place, (request, own, choice) = todo.popleft()
                     hear = _Marked(place, news)
                     try:
                         grammar = self.engine.prepare(own)
                     except InternVLError as error:
-                        found[place] = refuse(request, own, error)
+                        found[place] = Completion.of_none("", request, own.n, error)
                         continue
+                    num_left -= own.num_samples
                     asked[place] = one = _Asked(request, own, grammar, hear, flash=choice)
                     self._loop.take(one)
                 if not asked:
                     break
                 place, item = news.get()
+                one = asked[place]
+                completion: Completion | None
                 if isinstance(item, InternVLError) and not self._loop.has_ended:
-                    one = asked.pop(place)
-                    found[place] = refuse(one.request, one.sampling, item)
-                elif (completion := _checked(item).completion) is not None:
-                    del asked[place]
+                    completion = Completion.of_none("", one.request, one.sampling.n, item)
+                else:
+                    completion = _checked(item).completion
+                if completion is not None:
                     found[place] = completion
+                    num_left += one.sampling.num_samples
+                    del asked[place]
         finally:
             for one in asked.values():
                 self._loop.leave(one)

@@ -91,6 +91,7 @@ class SamplingRow:
         self.grammar = grammar
         self.num_tokens = 0
         """Tokens of the answer so far."""
+        self._number: float | None = None
         self._random: Random | None = None
         if settings.temperature > 0:
             self._random = Random(None if settings.seed is None else f"{settings.seed}/{sample}")
@@ -129,14 +130,20 @@ class SamplingRow:
     def accept(self, token_id: int) -> None:
         """Go on with a token, as chosen or as given."""
         self.num_tokens += 1
+        self._number = None
         if self.counts is not None:
             self.counts.add(token_id)
         if self.grammar is not None:
             self.grammar.accept(token_id)
 
     def next_number(self) -> float | None:
-        """Return the next random number, from 0 to below 1; None if the answer is greedy."""
-        return None if self._random is None else self._random.random()
+        """Return the next token's random number, from 0 to below 1; None if the answer is greedy.
+
+        It stays the same until a token is accepted, so that a failed choice can be made again.
+        """
+        if self._number is None and self._random is not None:
+            self._number = self._random.random()
+        return self._number
 
 
 class TokenCounts:
