@@ -6,27 +6,23 @@ the paper.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from internvl35.commands.batch import start_engine
 from internvl35.commands.chat import SystemOptions
 from internvl35.commands.checkpoint import HubOptions, ModelOptions
 from internvl35.commands.flash import CompressionOptions
 from internvl35.commands.options import spread_settings
+from internvl35.commands.serve_engine import EngineOptions, run_coupled
 from internvl35.commands.serve_front import Front, ServeOptions
 from internvl35.commands.serve_split import SplitOptions, run_split
 from internvl35.commands.telemetry import TelemetryOptions
 from internvl35.generate.sampling import SamplingSettings
 from internvl35.serve.gateway_settings import GatewaySettings
 
-if TYPE_CHECKING:
-    from internvl35.serve.answering import Answerer
-
 
 @spread_settings
 def serve(
     options: ServeOptions,
     split: SplitOptions,
+    engines: EngineOptions,
     gateway: GatewaySettings,
     system: SystemOptions,
     sampling: SamplingSettings,
@@ -38,12 +34,7 @@ def serve(
     """Answer OpenAI's API over HTTP until SIGTERM or Ctrl-C."""
     front = Front(options, gateway, system, sampling, flash, model, hub, telemetry)
     if split.is_decoupled:
+        engines.refuse_beside_servers()
         run_split(front, split)
     else:
-        front.run(start_engine, _import_answerer, str)
-
-
-def _import_answerer() -> type[Answerer]:
-    from internvl35.serve.answering import Answerer
-
-    return Answerer
+        run_coupled(front, engines)

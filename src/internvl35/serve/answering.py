@@ -125,6 +125,17 @@ class Answerer:
         """
         return self.engine
 
+    def form_for(self, model: str | None) -> AnswerFormat:
+        """Say who writes an answer down.
+
+        Args:
+            model: that was asked for.
+
+        Returns:
+            A format.
+        """
+        return self.form
+
     def note_fault(self) -> None:
         """Take in that the engine raised what is no request's fault: it has ended."""
         self.has_failed = True
@@ -217,9 +228,7 @@ class Answerer:
         """Give back the room of a request's tiles."""
         self.room.give_back(opened.request.prompt.num_tiles)
 
-    async def stream(
-        self, opened: OpenedCall, *, is_whole: bool = False
-    ) -> AsyncGenerator[Update]:
+    async def stream(self, opened: OpenedCall, *, is_whole: bool = False) -> AsyncGenerator[Update]:
         """Answer a request; leaving early cancels it.
 
         Args:

@@ -34,13 +34,13 @@ async def answer_chat(request: Request) -> Response:
         call = answerer.read(await incoming.read_json())
         opened = await incoming.wait_for(answerer.open(call, incoming.caller))
         stack.callback(answerer.close, opened)
-        created = int(time.time())
+        created, form = int(time.time()), answerer.form_for(call.model)
         if not call.is_streamed:
             completion = await incoming.wait_for(answerer.complete(opened))
-            return JSONResponse(answerer.form.write(completion, name, created, call.tools))
+            return JSONResponse(form.write(completion, name, created, call.tools))
         updates = await stack.enter_async_context(aclosing(answerer.stream(opened)))
         first = await incoming.wait_for(anext(updates))  # what is refused gets a status
-        parts = ChatStream(answerer.form, name, created, has_usage=call.has_usage, tools=call.tools)
+        parts = ChatStream(form, name, created, has_usage=call.has_usage, tools=call.tools)
         return incoming.stream(_write(first, updates, parts), stack.pop_all())
     raise AssertionError("unreachable")
 

@@ -47,10 +47,11 @@ async def answer_text(request: Request) -> Response:
         call = read_completions(await incoming.read_json(), answerer.defaults.sampling)
         answerer.check_model(call.model)
         opened = [_open(incoming, call, place) for place in range(len(call.prompts))]
+        form = answerer.form_for(call.model)
         frame: dict[str, Any] = {
             "id": f"cmpl-{incoming.number}", "object": "text_completion",
-            "created": int(time.time()), "model": answerer.form.model,
-            "system_fingerprint": answerer.form.fingerprint,
+            "created": int(time.time()), "model": form.model,
+            "system_fingerprint": form.fingerprint,
         }  # fmt: skip
         if not call.is_streamed:
             completions = await incoming.wait_for(_complete(incoming, opened))
@@ -66,7 +67,9 @@ async def answer_text(request: Request) -> Response:
 def _open(incoming: Incoming, call: TextCall, place: int) -> OpenedCall:
     prompt = make_prompt(incoming.answerer.chat, call.prompts[place])
     caller = replace(incoming.caller, request_id=f"{incoming.caller.request_id}-{place}")
-    return OpenedCall(ChatCall((), (), call.sampling), EngineRequest(prompt), caller)
+    return OpenedCall(
+        ChatCall((), (), call.sampling, model=call.model), EngineRequest(prompt), caller
+    )
 
 
 async def _complete(incoming: Incoming, opened: list[OpenedCall]) -> list[Completion]:

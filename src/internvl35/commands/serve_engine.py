@@ -1,0 +1,210 @@
+"""Which engine answers in the process of ``internvl35 serve``: ours, with adapters, or vLLM.
+
+What adapters do to a network is left to :mod:`internvl35.train.adapters`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from internvl35.commands.batch import start_engine
+from internvl35.commands.options import METAVAR
+from internvl35.commands.serve_front import Front
+from internvl35.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from internvl35.chat import Chat
+    from internvl35.generate.engines import GenerationEngine
+    from internvl35.generate.vllm_engine import VLLMSettings
+    from internvl35.model.composite import VisionLanguageModel
+    from internvl35.serve.answering import Answerer
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Which engine answers."""
+
+    engine: Literal["own", "vllm"] = "own"
+    """What writes answers: the engine of this package, or vLLM (an extra), which brings the three
+    options below."""
+    parts_folder: str | None = field(default=None, metadata={METAVAR: "FOLDER"})
+    """Where vLLM's two parts of the checkpoint are written, once; by default a temporary folder."""
+    tensor_parallel: int = 1
+    """GPUs over which vLLM spreads each layer."""
+    pipeline_parallel: int = 1
+    """Groups of GPUs over which vLLM spreads the layers."""
+    adapter: tuple[str, ...] = field(default=(), metadata={METAVAR: "NAME=FOLDER"})
+    """LoRA adapter that requests ask for by this name of a model; repeat it for more. Each has a
+    cache of its own and shares all weights that it does not change."""
+
+    def __post_init__(self) -> None:
+        """Refuse options that do not go together."""
+        names = [_split(one)[0] for one in self.adapter]
+        if len(set(names)) < len(names):
+            raise ConfigError("two adapters have the same name; give each its own")
+        is_vllm = self.engine == "vllm"
+        if self.adapter and is_vllm:
+            raise ConfigError("adapter needs --engine own; merge the adapter for vLLM")
+        if not is_vllm and (self.parts_folder, self.tensor_parallel, self.pipeline_parallel) != (
+            None, 1, 1
+        ):  # fmt: skip
+            raise ConfigError(
+                "parts_folder, tensor_parallel and pipeline_parallel need --engine vllm"
+            )
+
+    def refuse_beside_servers(self) -> None:
+        """Refuse to choose an engine of this process where other processes answer.
+
+        Raises:
+            ConfigError: if one was chosen.
+        """
+        if self != EngineOptions():
+            raise ConfigError(
+                "engine and adapter are of the process that answers; take them out, or --vision "
+                "and --language"
+            )
+
+    def vllm(self, dtype: str, device: str) -> VLLMSettings:
+        """Say how vLLM serves.
+
+        Args:
+            dtype: of the weights.
+            device: where tiles are encoded.
+
+        Returns:
+            Its settings.
+        """
+        from internvl35.generate.vllm_engine import VLLMSettings
+
+        return VLLMSettings(
+            self.parts_folder, dtype, num_tensor_parallel=self.tensor_parallel,
+            num_pipeline_parallel=self.pipeline_parallel, vision_device=device,
+        )  # fmt: skip
+
+
+def run_coupled(front: Front, engines: EngineOptions) -> None:
+    """Answer in this process.
+
+    Args:
+        front: all other options.
+        engines: which engine answers.
+    """
+    if engines.engine == "vllm":
+        _run_vllm(front, engines)
+    elif engines.adapter:
+        _run_adapted(front, [_split(one) for one in engines.adapter])
+    else:
+        front.run(start_engine, _import_answerer, str)
+
+
+def _run_vllm(front: Front, engines: EngineOptions) -> None:
+    if front.model.int8:
+        raise ConfigError("int8 is of our own engine; take it out, or --engine own")
+
+    @contextmanager
+    def start(chat: Chat) -> Iterator[GenerationEngine]:
+        import torch
+
+        from internvl35.generate.vllm_engine import VLLMEngine
+        from internvl35.serve.served_checkpoint import look_at
+
+        folder = front.hub.find_folder(front.model.model)
+        dtype = str(look_at(folder, front.model.dtype).dtype).removeprefix("torch.")
+        device = front.model.device_map or ("cuda" if torch.cuda.is_available() else "cpu")
+        with closing(VLLMEngine(folder, engines.vllm(dtype, device))) as engine:
+            yield engine
+
+    def look(folder: Path) -> str:
+        if importlib.util.find_spec("vllm") is None:
+            raise ConfigError(
+                "engine is vllm, which is not installed; install internvl35[vllm] into an "
+                "environment of its own, or --engine own"
+            )
+        return str(folder)
+
+    light = replace(front, model=replace(front.model, device_map="meta"))  # prompts alone
+    light.run(start, _import_answerer, look)
+
+
+def _run_adapted(front: Front, adapters: list[tuple[str, Path]]) -> None:
+    @contextmanager
+    def start(chat: Chat) -> Iterator[GenerationEngine]:
+        from internvl35.generate.engine import Engine
+        from internvl35.generate.engine_thread import EngineThread
+        from internvl35.serve.adapters import AdaptedEngines
+
+        with ExitStack() as stack:
+            plain = stack.enter_context(start_engine(chat))
+            found = {}
+            for name, folder in adapters:
+                model = adapt(chat.model, folder)
+                engine = EngineThread(Engine(model, chat.rules, tokenizer=chat.tokenizer))
+                found[name] = stack.enter_context(closing(engine))
+            yield AdaptedEngines(plain, found)
+
+    def look(folder: Path) -> str:
+        for _, own in adapters:
+            _read_config(own)
+        return f"{folder}, {len(adapters)} adapters"
+
+    front.run(start, _import_adapter_answerer, look)
+
+
+def adapt(model: VisionLanguageModel, folder: Path) -> VisionLanguageModel:
+    """Put adapters into a copy of a network that shares its weights.
+
+    Args:
+        model: stays as it is.
+        folder: of the adapters.
+
+    Returns:
+        The copy.
+
+    Raises:
+        CheckpointError: if they do not fit, or change the weights under them.
+        ConfigError: if peft is not installed.
+    """
+    from internvl35.model.copies import copy_modules
+    from internvl35.train.adapters import load_adapters
+
+    beginning = str(_read_config(folder).init_lora_weights).lower()
+    if beginning.startswith(("pissa", "olora")):
+        raise CheckpointError(
+            f"{folder}: adapters that began with {beginning} change the weights under them, which "
+            "others share; merge them with internvl35 export and serve that checkpoint"
+        )
+    return load_adapters(copy_modules(model), folder)
+
+
+def _read_config(folder: Path) -> Any:
+    from internvl35.train.adapter_files import read_config
+    from internvl35.train.packages import need_package
+
+    need_package("peft", "an adapter")
+    import peft
+
+    return read_config(peft, folder)
+
+
+def _split(text: str) -> tuple[str, Path]:
+    name, equals, folder = text.partition("=")
+    if not (name and equals and folder):
+        raise ConfigError(f"adapter is {text!r}; needed: NAME=FOLDER")
+    return name, Path(folder).expanduser()
+
+
+def _import_answerer() -> type[Answerer]:
+    from internvl35.serve.answering import Answerer
+
+    return Answerer
+
+
+def _import_adapter_answerer() -> type[Answerer]:
+    from internvl35.serve.adapters import AdapterAnswerer
+
+    return AdapterAnswerer
