@@ -93,12 +93,12 @@ def profile(chat: Chat) -> Profile:
 
 @asynccontextmanager
 async def serving(
-    chat: Chat, part: LanguagePart, **settings: Any
+    chat: Chat, part: LanguagePart, *, max_waiting: int = 100, **settings: Any
 ) -> AsyncIterator[tuple[LanguageService, Link]]:
     engine = EngineThread(
         Engine(
             part, chat.rules, tokenizer=chat.tokenizer, encoder=NoVision(),
-            settings=EngineSettings(max_batch_tokens=24, is_checked=True),
+            settings=EngineSettings(max_batch_tokens=24, max_waiting=max_waiting, is_checked=True),
         )
     )  # fmt: skip
     own = LanguageServerSettings(**settings)
@@ -116,7 +116,9 @@ async def serving(
             await link.close()
             await server.close()
         assert service.load == Load(0, 0, 0)
-        assert engine.engine.num_requests == 0
+        async with asyncio.timeout(20):
+            while engine.engine.num_requests:
+                await asyncio.sleep(0.01)
 
 
 def encode(
@@ -305,6 +307,21 @@ def test_a_full_server_says_when_to_come_back(chat, part, requests) -> None:
             while service.load.num_requests:
                 await asyncio.sleep(0.01)
             assert (await ask(link, chat, requests[2])).reasons != [None]
+
+    run(main())
+
+
+def test_more_answers_than_an_engine_takes_are_refused_for_now(chat, part, requests) -> None:
+    async def main() -> None:
+        async with serving(chat, part, max_waiting=2) as (service, link):
+            held = await link.open(opening_of(encode(chat, requests[1], OFF)[0], BRIEF))
+            while not service.load.num_requests:
+                await asyncio.sleep(0.01)
+            pair = replace(BRIEF, temperature=1.0, n=2)
+            error = await refusal(ask(link, chat, requests[0], pair))
+            assert (error.code, error.retry_after_s) == (NackCode.BUSY, 1.0)
+            assert (await ask(link, chat, requests[0])).reasons != [None]
+            held.close()
 
     run(main())
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import typer
@@ -18,6 +19,7 @@ import typer
 from internvl35.commands.checkpoint import HubOptions
 from internvl35.commands.links import LinkOptions, read_address
 from internvl35.commands.options import FLAGS, spread_settings
+from internvl35.commands.serve_engine import EngineOptions, adapt
 from internvl35.commands.telemetry import TelemetryOptions
 from internvl35.commands.terminal import paused_collection, silence_libraries, spinner
 from internvl35.config import TINY
@@ -26,6 +28,7 @@ from internvl35.serve.language.settings import LanguageServerSettings
 from internvl35.serve.vision.settings import VisionServerSettings
 
 if TYPE_CHECKING:
+    from internvl35.model.composite import VisionLanguageModel
     from internvl35.serve.messages import Role
     from internvl35.serve.served_checkpoint import ServedCheckpoint
     from internvl35.serve.server_process import PartService
@@ -101,6 +104,7 @@ def serve_vision(
 def serve_language(
     options: LanguageOptions,
     settings: LanguageServerSettings,
+    engines: EngineOptions,
     links: LinkOptions,
     hub: HubOptions,
     telemetry: TelemetryOptions,
@@ -110,9 +114,19 @@ def serve_language(
     def start(served: ServedCheckpoint) -> PartService:
         from internvl35.serve.parts import start_language
 
-        return start_language(served, settings, device_map=options.device_map, is_int8=options.int8)
+        dtype = str(served.dtype).removeprefix("torch.")
+        return start_language(
+            served, settings, device_map=options.device_map, is_int8=options.int8,
+            adapt=lambda model: _adapt(model, engines),
+            vllm=engines.vllm(dtype, "cpu") if engines.engine == "vllm" else None,
+        )  # fmt: skip
 
     _serve("language", options, links, hub, telemetry, start, settings.max_request_tiles)
+
+
+def _adapt(model: VisionLanguageModel, engines: EngineOptions) -> dict[str, VisionLanguageModel]:
+    pairs = [one.partition("=") for one in engines.adapter]
+    return {name: adapt(model, Path(folder).expanduser()) for name, _, folder in pairs}
 
 
 def _serve(

@@ -42,6 +42,7 @@ from internvl35.generate.vision_thread import VisionThread
 from internvl35.generate.vllm_parts import split_once
 from internvl35.generate.vllm_sampling import sampling_arguments
 from internvl35.generate.vllm_writing import AnswerWriter, Asked
+from internvl35.model.configuration import read_config
 from internvl35.model.parts import load_vision_part
 
 T = TypeVar("T")
@@ -69,6 +70,8 @@ class VLLMSettings:
     """Groups of GPUs over which the layers are spread."""
     quantization: str | None = None
     """How vLLM quantises the language part, for example ``fp8``; None for not at all."""
+    has_vision: bool = True
+    """Whether this process encodes pictures; without, requests bring visual tokens."""
     vision_device: str = "cpu"
     """Where pictures are encoded, for example ``cuda:1``; vLLM does not reckon with its memory."""
     vision: VisionStageSettings = field(default_factory=VisionStageSettings)
@@ -123,22 +126,28 @@ class VLLMEngine:
             arguments = _engine_arguments(parts / "language", settings)
             self._llm = self._call(_start_vllm(arguments)).result()
             self._resources.callback(lambda: self._call(_shut_down(self._llm)).result())
-            dtype = None if settings.dtype is None else getattr(torch, settings.dtype)
-            vision = load_vision_part(parts / "vision", dtype=dtype).to(settings.vision_device)
-            self.config = vision.config
+            self.config, _ = read_config(parts / "vision")
             self._num_rows = int(self.config.text_config.vocab_size)
             self.rules = self._find_rules()
             self._writer = AnswerWriter(self._llm, self.tokenizer, self.rules, self._num_rows)
-            self._vision = VisionThread(VisionStage(vision, settings.vision))
-            self._resources.callback(self._vision.close)
+            self._vision = self._start_vision(parts / "vision") if settings.has_vision else None
             self._room = asyncio.Semaphore(settings.max_requests)
         except BaseException:
             self._resources.close()
             raise
 
+    def _start_vision(self, folder: Path) -> VisionThread:
+        settings = self.settings
+        dtype = None if settings.dtype is None else getattr(torch, settings.dtype)
+        model = load_vision_part(folder, dtype=dtype).to(settings.vision_device)
+        thread = VisionThread(VisionStage(model, settings.vision))
+        self._resources.callback(thread.close)
+        return thread
+
     def _find_rules(self) -> StopRules:
-        settings = PromptSettings(template=self.config.template)
-        rules = stop_rules(self.tokenizer, PromptBuilder(self.tokenizer, settings))
+        builder = PromptBuilder(self.tokenizer, PromptSettings(template=self.config.template))
+        self.config.image_token_id = builder.image_token_id
+        rules = stop_rules(self.tokenizer, builder)
         highest = max(*rules.end_token_ids, *rules.banned_token_ids)
         if highest >= self._num_rows:
             raise CheckpointError(
@@ -266,6 +275,14 @@ class VLLMEngine:
                 f"the prompt has ids from {min(ids)} to {max(ids)} but the embedding has "
                 f"{self._num_rows} rows; take the tokenizer of the same checkpoint"
             )
+        is_drawn = asked.sampling.seed is not None and asked.sampling.temperature > 0
+        config = self._llm.vllm_config
+        is_cut = config.scheduler_config.enable_chunked_prefill
+        if is_drawn and is_cut and config.device_config.device_type == "cpu":
+            raise ConfigError(
+                "seed is set, and vLLM computes prompts in pieces on a CPU, where it would die of "
+                "that; leave seed out, or take enable_chunked_prefill out of further"
+            )
 
     async def _answer(self, asked: Asked, tell: Callable[[Update], None]) -> Completion:
         """Answer a request in the thread of vLLM's loop."""
@@ -298,6 +315,12 @@ class VLLMEngine:
             return replace(asked, request=Request(request.prompt, image_features=features))
         if request.pixel_values is None and request.image_features is None:
             return asked
+        if self._vision is None:
+            if request.pixel_values is None:
+                return asked
+            raise PromptError(
+                "pictures come as tiles to a process without a vision part; have them encoded first"
+            )
         encoding = self._vision.encode(request, asked.flash, cache_salt=asked.cache_salt)
         return replace(asked, request=await asyncio.wrap_future(encoding))
 
@@ -357,10 +380,13 @@ def _engine_arguments(folder: Path, settings: VLLMSettings) -> dict[str, Any]:
 
 async def _start_vllm(arguments: dict[str, Any]) -> Any:
     from vllm import AsyncEngineArgs
+    from vllm.platforms import current_platform
     from vllm.v1.engine.async_llm import AsyncLLM
 
     # forked processes would inherit locks that this one's threads hold
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    if current_platform.is_cpu():  # its generators cannot be set back behind a piece of a prompt
+        arguments = {"enable_chunked_prefill": False} | arguments
     try:
         return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
     except Exception as error:  # whatever vLLM raises; it writes more than it raises

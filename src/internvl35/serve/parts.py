@@ -6,17 +6,19 @@ to :mod:`internvl35.serve.server_process`. Paper section 2.3, decoupled vision-l
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from internvl35.chat import Chat
+from internvl35.data.prompt import PromptBuilder, PromptSettings
 from internvl35.data.tokenizer import load_tokenizer
 from internvl35.generate.engine import Engine
 from internvl35.generate.engine_settings import EngineSettings
 from internvl35.generate.engine_thread import EngineThread
-from internvl35.generate.engines import GenerationEngine
-from internvl35.model.composite import LanguagePart
+from internvl35.generate.rules import check_tokens, stop_rules
+from internvl35.model.composite import LanguagePart, VisionLanguageModel
 from internvl35.model.parts import load_vision_part
 from internvl35.serve.language.no_vision import NoVision
 from internvl35.serve.language.service import LanguageService
@@ -24,6 +26,9 @@ from internvl35.serve.language.settings import LanguageServerSettings
 from internvl35.serve.served_checkpoint import ServedCheckpoint
 from internvl35.serve.vision.service import VisionService
 from internvl35.serve.vision.settings import VisionServerSettings
+
+if TYPE_CHECKING:
+    from internvl35.generate.vllm_engine import VLLMSettings
 
 
 def start_vision(
@@ -56,6 +61,8 @@ def start_language(
     *,
     device_map: Any = None,
     is_int8: bool = False,
+    adapt: Callable[[VisionLanguageModel], Mapping[str, VisionLanguageModel]] | None = None,
+    vllm: VLLMSettings | None = None,
 ) -> LanguageService:
     """Load the language model and begin to answer.
 
@@ -64,29 +71,57 @@ def start_language(
         settings: how much is taken on.
         device_map: where the layers go; None for all GPUs, or the CPU.
         is_int8: whether linear layers are loaded in 8 bits.
+        adapt: makes networks with LoRA adapters, by name, of the one without; each gets an engine.
+        vllm: how vLLM is started, which then writes the answers; None for our own engine. Of the
+            settings it takes ``max_sequences`` alone, and places are its own choice.
 
     Returns:
         The service, to be closed by the caller.
 
     Raises:
         CheckpointError: if the checkpoint cannot be read.
+        ConfigError: if vLLM is asked for and not installed.
     """
     settings = settings or LanguageServerSettings()
+    if vllm is not None:
+        return _start_vllm(served, settings, vllm)
     model = LanguagePart.from_pretrained(
         served.folder,
         dtype=served.dtype,
         device_map=device_map or ("auto" if torch.cuda.is_available() else None),
         load_in_8bit=is_int8,
     )
-    chat = Chat(model, load_tokenizer(served.folder))
+    tokenizer = load_tokenizer(served.folder)
+    builder = PromptBuilder(tokenizer, PromptSettings(template=model.config.template))
+    check_tokens(model, builder)
+    rules = stop_rules(tokenizer, builder)
     limits = EngineSettings(
-        max_prompt_tokens=chat.builder.settings.max_tokens,
         max_batch_tokens=settings.max_batch_tokens,
         max_sequences=settings.max_sequences,
         cache_gib=settings.cache_gib,
     )
-    engine = Engine(
-        model, chat.rules, tokenizer=chat.tokenizer, settings=limits, encoder=NoVision()
-    )
-    engines: dict[str | None, GenerationEngine] = {None: EngineThread(engine)}
+    models: dict[str | None, VisionLanguageModel] = {None: model}
+    if adapt is not None:
+        models.update(adapt(model))
+    engines = {
+        name: EngineThread(
+            Engine(own, rules, tokenizer=tokenizer, settings=limits, encoder=NoVision())
+        )
+        for name, own in models.items()
+    }
     return LanguageService(engines, model.config, settings, dtype=served.dtype)
+
+
+def _start_vllm(
+    served: ServedCheckpoint, settings: LanguageServerSettings, vllm: VLLMSettings
+) -> LanguageService:
+    from internvl35.generate.vllm_engine import VLLMEngine
+
+    own = replace(
+        vllm,
+        has_vision=False,
+        dtype=str(served.dtype).removeprefix("torch."),
+        max_sequences=settings.max_sequences,
+    )
+    engine = VLLMEngine(served.folder, own)
+    return LanguageService({None: engine}, engine.config, settings, dtype=served.dtype)

@@ -17,7 +17,7 @@ import torch
 
 from internvl35.data.compression import TileRouting
 from internvl35.data.token_writer import Prompt
-from internvl35.errors import InternVLError, ServerError
+from internvl35.errors import BusyError, InternVLError, ServerError
 from internvl35.generate.answers import Completion, Update
 from internvl35.generate.arriving import ArrivingFeatures
 from internvl35.generate.engines import GenerationEngine
@@ -138,6 +138,8 @@ class LanguageService:
                     await _tell(work, update)
         except WireError:
             raise
+        except BusyError as error:
+            raise WireError(NackCode.BUSY, str(error), self.settings.retry_after_s) from error
         except ServerError as error:
             raise WireError(NackCode.INTERNAL, str(error)) from error
         except InternVLError:
