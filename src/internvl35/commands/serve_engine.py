@@ -44,7 +44,7 @@ class EngineOptions:
 
     def __post_init__(self) -> None:
         """Refuse options that do not go together."""
-        names = [_split(one)[0] for one in self.adapter]
+        names = [name for name, _ in self.adapters]
         if len(set(names)) < len(names):
             raise ConfigError("two adapters have the same name; give each its own")
         is_vllm = self.engine == "vllm"
@@ -56,6 +56,11 @@ class EngineOptions:
             raise ConfigError(
                 "parts_folder, tensor_parallel and pipeline_parallel need --engine vllm"
             )
+
+    @property
+    def adapters(self) -> list[tuple[str, Path]]:
+        """Names and folders of the adapters."""
+        return [_split(one) for one in self.adapter]
 
     def refuse_beside_servers(self) -> None:
         """Refuse to choose an engine of this process where other processes answer.
@@ -97,7 +102,7 @@ def run_coupled(front: Front, engines: EngineOptions) -> None:
     if engines.engine == "vllm":
         _run_vllm(front, engines)
     elif engines.adapter:
-        _run_adapted(front, [_split(one) for one in engines.adapter])
+        _run_adapted(front, engines.adapters)
     else:
         front.run(start_engine, _import_answerer, str)
 

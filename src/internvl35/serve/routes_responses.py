@@ -38,9 +38,8 @@ async def answer_response(request: Request) -> Response:
         call = asked.call(answerer.read)
         opened = await incoming.wait_for(answerer.open(call, incoming.caller))
         stack.callback(answerer.close, opened)
-        form = ResponseFormat(
-            answerer.form_for(call.model), incoming.number, int(time.time()), asked
-        )
+        written = answerer.form_for(call.model)
+        form = ResponseFormat(written, incoming.number, int(time.time()), asked)
         if not call.is_streamed:
             completion = await incoming.wait_for(answerer.complete(opened))
             answer = read_answer(completion.samples[0].text, call.tools)
