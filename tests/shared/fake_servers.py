@@ -169,9 +169,11 @@ def expected_text(
     return "".join(f"{token} " for token in (*said, *text))
 
 
-async def serve(service: FakeServer, own: Identity, port: int = 0) -> LinkServer:
+async def serve(
+    service: FakeServer, own: Identity, port: int = 0, settings: PeerSettings = FAST
+) -> LinkServer:
     """Start a server of ours in this loop."""
-    server = LinkServer(service, own, ListenSettings(port=port), FAST.link)
+    server = LinkServer(service, own, ListenSettings(port=port), settings.link)
     await server.start()
     return server
 

@@ -162,17 +162,17 @@ class Link:
         """Drop a stream that ended; see ``Post``."""
         if self._streams.get(stream.key) is stream:
             del self._streams[stream.key]
+            self._leave_if_done()
+
+    def _leave_if_done(self) -> None:
+        """Hang up on a server that drains once all it sent is read; it waits for that."""
+        if self.is_draining and not self._streams and self._end is None:
+            self._task.cancel()
 
     def _make_stream(self, opening: Encode | Generate, *, is_opener: bool) -> Stream:
         plan = (plan_answer if is_opener else plan_request)(opening, self._sizes)
-        return Stream(
-            opening,
-            plan,
-            self,
-            own_window=self._own.profile.window_bytes,
-            peer_window=self.peer.window_bytes,
-            is_opener=is_opener,
-        )
+        own, peer = self._own.profile.window_bytes, self.peer.window_bytes
+        return Stream(opening, plan, self, own_window=own, peer_window=peer, is_opener=is_opener)
 
     async def _run(self) -> None:
         jobs: list[Coroutine[Any, Any, None]] = [self._read_all(), self._write_all(), self._ping()]
@@ -315,6 +315,7 @@ class Link:
     def _heed(self, message: Ping | Pong | Freed | Goodbye) -> None:
         if isinstance(message, Goodbye):
             self.is_draining = True
+            self._leave_if_done()
         elif isinstance(message, Pong):
             self.peer_load = message.load
         elif isinstance(message, Freed):

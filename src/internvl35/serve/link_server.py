@@ -168,6 +168,11 @@ class LinkServer:
         if works:
             await asyncio.wait(works, timeout=timeout_s)
         num_left = len(self._requests)
+        leaving = [asyncio.create_task(link.wait_ended()) for link in self._links]
+        if leaving and not num_left:  # gateways hang up when they have read the last words
+            await asyncio.wait(leaving, timeout=self._settings.handshake_s)
+        for task in leaving:
+            task.cancel()
         await self.close()
         return num_left
 

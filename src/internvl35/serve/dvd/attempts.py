@@ -47,6 +47,7 @@ class Attempt:
         self._avoid = None if before is None else before._peer
         self._pool, self._num_units, self._key, self._name = pool, num_units, key, name
         self._peer: Peer | None = None
+        self._link: Link | None = None
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Link:
@@ -56,8 +57,9 @@ class Attempt:
             self._peer = await self._stack.enter_async_context(borrowed)
         except WireError as error:
             raise _explain(error) from error
-        assert self._peer.link is not None
-        return self._peer.link
+        self._link = self._peer.link
+        assert self._link is not None
+        return self._link
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
@@ -67,13 +69,16 @@ class Attempt:
         if not isinstance(error, WireError):
             return False
         assert self._peer is not None
+        assert self._link is not None
+        if self._link.error is not None:  # whatever ended it, the request is not to blame
+            error = WireError(NackCode.LOST, str(error))
         self._pool.note_failure(self._peer, error)
         self._num_failed += error.code not in _NOT_BEGUN
         place = f"{self._pool.role} server {self._peer.address}"
         _LOGGER.warning("%s: attempt %d at %s: %s", self._name, self.number, place, error)
         is_over = self._num_failed >= self._pool.settings.max_attempts or self.number == _LAST
         if self.is_last or is_over or not error.code.is_retryable:
-            raise _explain(error, self._peer) from error
+            raise _explain(error, self._link) from error
         return True
 
 
@@ -96,7 +101,7 @@ def attempts(pool: Pool, num_units: int, key: bytes, name: str) -> Iterator[Atte
         yield attempt
 
 
-def _explain(error: WireError, peer: Peer | None = None) -> InternVLError:
-    if error.code not in _WRONG or peer is None or peer.link is None:
+def _explain(error: WireError, link: Link | None = None) -> InternVLError:
+    if error.code not in _WRONG or link is None:
         return ServerError(str(error))
-    return PromptError(str(error).removeprefix(f"{peer.link.peer.name}: "))  # its sender reads it
+    return PromptError(str(error).removeprefix(f"{link.peer.name}: "))  # its sender reads it

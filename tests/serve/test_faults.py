@@ -1,0 +1,57 @@
+"""What becomes of requests while servers die, hang and come back: the counts of each case."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from benchmarks.serve_chaos import CASES, find_faults
+from benchmarks.serve_load import Counts, Load
+from fake_fleet import fleet_of_fakes, make_questions
+
+QUICK = ("quiet", "vision_killed", "corrupted_frames", "drain", "simultaneous")
+"""Cases that run with every test run; all of them run with the slow ones."""
+
+
+async def run_cases(names, load, max_requests=256):
+    """Run cases one after the other in one fleet; gives counts by name."""
+    found = {}
+    async with fleet_of_fakes(max_requests) as fleet:
+        for name in names:
+            async with asyncio.timeout(120):
+                found[name] = await CASES[name](fleet, load)
+                await fleet.wait_ready()
+                await wait_idle(fleet)
+        return found
+
+
+async def wait_idle(fleet):
+    """Wait until nothing is in work at the gateway or given to a server."""
+    while True:
+        figures = await fleet.figures()
+        names = ("internvl35_requests", "internvl35_tiles_in_work", "internvl35_server_requests{")
+        if not any(value for key, value in figures.items() if key.startswith(names)):
+            return
+        await asyncio.sleep(0.02)
+
+
+def test_nothing_is_lost_or_doubled_in_a_few_cases():
+    load = Load(make_questions(), num_requests=48)
+    found = asyncio.run(run_cases(QUICK, load, max_requests=40))
+    assert {name: find_faults(name, counts) for name, counts in found.items()} == {
+        name: [] for name in QUICK
+    }
+    assert found["quiet"] == Counts(sent=48, answered=48)
+    assert found["simultaneous"].refused == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_nothing_is_lost_or_doubled(name):
+    load = Load(make_questions(), num_requests=200, at_once=24)
+    if name == "simultaneous":
+        load = Load(make_questions(), num_requests=2000, timeout_s=300)
+    counts = asyncio.run(run_cases([name], load, max_requests=256))[name]
+    print(name, counts.as_dict())
+    assert find_faults(name, counts) == []
+    assert counts.sent == load.num_requests
