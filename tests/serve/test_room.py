@@ -24,11 +24,11 @@ def test_the_limits_hold_and_everybody_has_his_turn(requests):
         assert room.num_tiles < 5
         for _ in range(opening):
             await asyncio.sleep(0)
-        room.end_opening(num_tiles)
-        most[0] = max(most[0], room.num_tiles)
-        for _ in range(answering):
-            await asyncio.sleep(0)
-        room.give_back(num_tiles)
+        room.end_opening()
+        with room.hold(num_tiles):
+            most[0] = max(most[0], room.num_tiles)
+            for _ in range(answering):
+                await asyncio.sleep(0)
 
     async def run():
         tasks = [one(number, *request) for number, request in enumerate(requests)]
@@ -48,7 +48,7 @@ def test_who_is_cancelled_in_the_line_lets_the_next_one_in():
         await asyncio.sleep(0)
         first.cancel()
         await asyncio.sleep(0)
-        room.end_opening(0)
+        room.end_opening()
         await asyncio.wait_for(second, 20)
         assert (room.num_opening, room.num_waiting) == (1, 0)
 

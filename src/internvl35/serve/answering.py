@@ -190,12 +190,11 @@ class Answerer:
             caller: who asks.
 
         Returns:
-            What an engine takes; its tiles hold room until :meth:`close`.
+            What an engine takes; nothing is held for it before it is answered.
 
         Raises:
             InternVLError: if pictures or prompt cannot be used.
         """
-        num_tiles = 0
         await self.room.begin_opening()
         started = time.perf_counter()
         try:
@@ -204,10 +203,9 @@ class Answerer:
             with stage("prompt") as building:
                 loop = asyncio.get_running_loop()
                 request = await loop.run_in_executor(self._pool, self._build, call, loaded)
-                num_tiles = request.prompt.num_tiles
-                building.note(prompt_tokens=len(request.prompt), tiles=num_tiles)
+                building.note(prompt_tokens=len(request.prompt), tiles=request.prompt.num_tiles)
         finally:
-            self.room.end_opening(num_tiles)
+            self.room.end_opening()
         self.metrics.note_opening(time.perf_counter() - started)
         return OpenedCall(call, request, caller)
 
@@ -223,10 +221,6 @@ class Answerer:
                     loaded.append(media)
                     check_tiles(self.chat, sum(len(one.levels) for one in loaded))
         return loaded
-
-    def close(self, opened: OpenedCall) -> None:
-        """Give back the room of a request's tiles."""
-        self.room.give_back(opened.request.prompt.num_tiles)
 
     async def stream(self, opened: OpenedCall, *, is_whole: bool = False) -> AsyncGenerator[Update]:
         """Answer a request; leaving early cancels it.
@@ -248,7 +242,10 @@ class Answerer:
                 flash=opened.call.flash, cache_salt=opened.caller.salt,
             )  # fmt: skip
             async with aclosing(updates):  # type: ignore[type-var]  # an async generator everywhere
-                with stage("generate") as generating:
+                with (
+                    self.room.hold(opened.request.prompt.num_tiles),
+                    stage("generate") as generating,
+                ):
                     async for update in updates:
                         _check(update)
                         if update.completion is not None:

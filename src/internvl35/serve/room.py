@@ -69,24 +69,24 @@ class Room:
             self._line.remove(ticket)
             self._change.set()
 
-    def end_opening(self, num_tiles: int) -> None:
-        """Note that the pictures of a request are open.
-
-        Args:
-            num_tiles: that they have; they are given back by :meth:`give_back`.
-        """
+    def end_opening(self) -> None:
+        """Note that the pictures of a request are open, or never will be."""
         self.num_opening -= 1
-        self.num_tiles += num_tiles
         self._change.set()
 
-    def give_back(self, num_tiles: int) -> None:
-        """Note that a request is answered.
+    @contextmanager
+    def hold(self, num_tiles: int) -> Iterator[None]:
+        """Hold room for the tiles of a request while it is answered.
 
         Args:
             num_tiles: of its pictures.
         """
-        self.num_tiles -= num_tiles
-        self._change.set()
+        self.num_tiles += num_tiles
+        try:
+            yield
+        finally:
+            self.num_tiles -= num_tiles
+            self._change.set()
 
     @property
     def num_waiting(self) -> int:

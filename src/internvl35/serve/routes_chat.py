@@ -33,7 +33,6 @@ async def answer_chat(request: Request) -> Response:
         stack.enter_context(answerer.room.place())
         call = answerer.read(await incoming.read_json())
         opened = await incoming.wait_for(answerer.open(call, incoming.caller))
-        stack.callback(answerer.close, opened)
         created, form = int(time.time()), answerer.form_for(call.model)
         if not call.is_streamed:
             completion = await incoming.wait_for(answerer.complete(opened))

@@ -37,7 +37,6 @@ async def answer_response(request: Request) -> Response:
         asked = read_response(await incoming.read_json())
         call = asked.call(answerer.read)
         opened = await incoming.wait_for(answerer.open(call, incoming.caller))
-        stack.callback(answerer.close, opened)
         written = answerer.form_for(call.model)
         form = ResponseFormat(written, incoming.number, int(time.time()), asked)
         if not call.is_streamed:

@@ -113,7 +113,6 @@ async def tokenize(request: Request) -> Response:
         if isinstance(body, dict) and "messages" in body:
             call = answerer.read(body)
             opened = await incoming.wait_for(answerer.open(call, incoming.caller))
-            answerer.close(opened)
             ids = opened.request.prompt.token_ids
         else:
             fields = Fields(body)
