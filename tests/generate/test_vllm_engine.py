@@ -258,6 +258,22 @@ def test_seeds_reproduce_whatever_else_is_written(ours: Ours, engine: Any) -> No
     assert [sample.token_ids for sample in other.samples] != answers
 
 
+def test_a_seed_is_refused_where_prompts_in_pieces_would_end_vllm(
+    ours: Ours, engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = engine._llm.vllm_config
+    if config.device_config.device_type != "cpu":
+        pytest.skip("only on a CPU does vLLM die of it")
+    assert not config.scheduler_config.enable_chunked_prefill
+    monkeypatch.setattr(config.scheduler_config, "enable_chunked_prefill", True)
+    drawn = replace(LONG, temperature=1.0, seed=1)
+    refused, greedy = engine.generate(
+        [ours.ask("How many?")] * 2, [drawn, replace(drawn, temperature=0.0)]
+    )
+    assert isinstance(refused.failure, ConfigError)
+    assert greedy.failure is None
+
+
 def test_the_best_of_several_are_the_likeliest(ours: Ours, engine: Any) -> None:
     request = ours.ask("How many red circles are there?")
     sampling = replace(LONG, temperature=1.5, seed=3, max_tokens=6, num_logprobs=0)
