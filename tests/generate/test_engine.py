@@ -18,7 +18,7 @@ from internvl35.data.prompt import Message, Prompt
 from internvl35.errors import BusyError, ConfigError, ServerError
 from internvl35.generate.engine import Engine
 from internvl35.generate.engine_settings import EngineSettings
-from internvl35.generate.request import Request
+from internvl35.generate.request import Request, RoutedPrompt
 from internvl35.generate.runner import generate, generation_options
 from internvl35.generate.sampling import SamplingSettings, StructureSettings
 
@@ -478,6 +478,12 @@ def test_what_does_not_fit_into_memory_together_is_computed_in_parts(qwen, monke
     monkeypatch.setattr(engine._sampler, "choose", draw)
     assert answers(engine.generate(requests, seeds)) == expected
     assert max(counts) > 9
+
+
+def test_what_is_kept_of_an_answered_request_holds_no_picture(qwen):
+    request = make_request(Random(1), 9, (2,))
+    (completion,) = make_engine(qwen).generate([request], GREEDY)
+    assert completion.request == RoutedPrompt(request.prompt)
 
 
 def test_answers_are_counted_and_not_requests(qwen):

@@ -6,12 +6,14 @@ import asyncio
 import gc
 import threading
 import weakref
+from dataclasses import replace
 from random import Random
 
 import pytest
 from engine_requests import RULES, make_request, reference
 
 from internvl35.errors import PromptError, ServerError
+from internvl35.generate.digests import digest_tensor
 from internvl35.generate.engine import Engine
 from internvl35.generate.engine_settings import EngineSettings
 from internvl35.generate.engine_thread import ORDERS_PER_STEP, EngineThread
@@ -326,9 +328,8 @@ def test_a_list_longer_than_what_may_be_in_work_is_answered(
     assert [list(completion.samples[0].token_ids) for completion in found] == expected
 
 
-@pytest.mark.parametrize("num_tiles", [0, 3])
-def test_few_requests_are_taken_on_between_two_steps(engine, requests, num_tiles):
-    request = make_request(Random(1), 9, (num_tiles,) * bool(num_tiles))
+def test_few_requests_are_taken_on_between_two_steps(engine, requests):
+    request = make_request(Random(1), 9)
     is_free, taken, steps = threading.Event(), [], []
     submit, step = engine.engine.submit, engine.engine.step
 
@@ -355,7 +356,23 @@ def test_few_requests_are_taken_on_between_two_steps(engine, requests, num_tiles
     assert len(asyncio.run(ask())) == 50
     news = [later - sooner for sooner, later in zip([0, *steps], steps, strict=False)]
     assert sum(news) == 50
-    assert max(news) <= ORDERS_PER_STEP // (1 + num_tiles) + 1
+    assert max(news) <= ORDERS_PER_STEP + 1
+
+
+def test_pictures_are_looked_through_in_the_thread_of_whoever_asks(engine, requests, monkeypatch):
+    threads = []
+
+    def watch(values):
+        threads.append(threading.current_thread().name)
+        return digest_tensor(values)
+
+    monkeypatch.setattr("internvl35.generate.request.digest_tensor", watch)
+    shown = [replace(request) for request in requests if request.pixel_values is not None]
+    engine.generate(shown[:1], GREEDY)
+    read(engine.read(shown[1], GREEDY))
+    asyncio.run(collect(engine.stream(shown[2], GREEDY)))
+    assert len(threads) == 3
+    assert "engine" not in threads
 
 
 def test_a_structure_that_is_ready_is_not_made_again_in_the_engines_thread(

@@ -11,12 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from internvl35.errors import ConfigError
-from internvl35.generate.feature_cache import (
-    FeatureCache,
-    FeatureKey,
-    digest_picture,
-    digest_tensor,
-)
+from internvl35.generate.digests import digest_picture, digest_tensor
+from internvl35.generate.feature_cache import FeatureCache, FeatureKey
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.routing import RoutedTiles
 

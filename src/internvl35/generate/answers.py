@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from internvl35.errors import InternVLError
-from internvl35.generate.request import Request
+from internvl35.generate.request import Request, RoutedPrompt
 from internvl35.generate.sampling import SamplingSettings
 
 FinishReason: TypeAlias = Literal["stop", "length", "cancelled", "error"]
@@ -52,8 +52,8 @@ class Completion:
 
     request_id: str
     """Of the request."""
-    request: Request
-    """As it was answered: routed, with visual tokens in place of tiles that were compressed."""
+    request: Request | RoutedPrompt
+    """As it was answered; engines here leave its pictures out."""
     samples: tuple[Sample, ...]
     """Its ``n`` answers; with ``best_of``, the likeliest first."""
     num_cached_tokens: int
@@ -92,8 +92,10 @@ class Completion:
         """
         reason: FinishReason = "cancelled" if failure is None else "error"
         sample = Sample((), "", reason, None, None if failure is None else str(failure))
-        samples = (sample,) * num_samples
-        return cls(request_id, request, samples, 0, seconds=seconds, failure=failure)
+        return cls(
+            request_id, request.without_pictures, (sample,) * num_samples, 0,
+            seconds=seconds, failure=failure,
+        )  # fmt: skip
 
     def as_updates(self) -> list[Update]:
         """Tell each answer at once, as is done where none could be told before."""

@@ -16,9 +16,7 @@ import torch
 from torch import Tensor
 
 from internvl35.errors import InternVLError, MediaError
-
-DIGEST_BYTES = 32
-"""Length of a token's digest: two contents never share one, by chance or by intent."""
+from internvl35.generate.digests import DIGEST_BYTES
 
 
 class ArrivingFeatures:

@@ -102,8 +102,9 @@ def check_pictures(request: Request, config: InternVLChatConfig) -> None:
     if pixels is not None:
         side = config.force_image_size
         _check_values(
-            "pixel_values", pixels, (3, side, side), "cut pictures with the checkpoint's settings"
-        )
+            "pixel_values", request, pixels, (3, side, side),
+            "cut pictures with the checkpoint's settings",
+        )  # fmt: skip
         for number, span in enumerate(request.prompt.image_spans, 1):
             needed = span.num_tiles * config.tokens_per_tile
             if not span.num_tiles or span.num_tokens != needed:
@@ -118,17 +119,20 @@ def check_pictures(request: Request, config: InternVLChatConfig) -> None:
             "features of the same checkpoint"
         )
     if features is not None:
-        _check_values("image_features", features, (width,), "take features of the same checkpoint")
+        _check_values(
+            "image_features", request, features, (width,), "take features of the same checkpoint"
+        )
 
 
-def _check_values(name: str, values: Tensor, shape: tuple[int, ...], advice: str) -> None:
+def _check_values(
+    name: str, request: Request, values: Tensor, shape: tuple[int, ...], advice: str
+) -> None:
     if tuple(values.shape[1:]) != shape or not values.is_floating_point():
         needed = ", ".join(("N", *map(str, shape)))
         raise MediaError(
             f"{name} has shape {tuple(values.shape)} and dtype {values.dtype}; needed: ({needed}) "
             f"of floating point numbers; {advice}"
         )
-    is_finite = values.isfinite().flatten(1).all(dim=1)
-    if not bool(is_finite.all()):
-        row = int((~is_finite).nonzero()[0])
+    row = request.first_bad_row
+    if row is not None:
         raise MediaError(f"{name} holds NaN or infinite numbers, first in row {row}; {advice}")

@@ -31,8 +31,8 @@ News: TypeAlias = Update | BaseException
 """What a reader gets: an update, why its request was refused, or what ended the engine."""
 
 ORDERS_PER_STEP = 16
-"""Most requests, and tiles with them, that are taken on between two steps: tiles are looked
-through, some milliseconds each, while those whose answers are being written wait."""
+"""Most requests that are taken on between two steps, while those whose answers are being written
+wait."""
 
 IDLE_S = 0.0005
 """Seconds until the engine is asked again while it waits for nothing but tiles that are encoded."""
@@ -95,6 +95,7 @@ class EngineThread:
                 while todo and (not asked or todo[0][1][1].num_samples <= num_left):
                     place, (request, own, choice) = todo.popleft()
                     hear = _Marked(place, news)
+                    request.examine()
                     try:
                         grammar = self.engine.prepare(own)
                     except InternVLError as error:
@@ -138,6 +139,7 @@ class EngineThread:
             InternVLError: if the request is refused.
         """
         news: SimpleQueue[News] = SimpleQueue()
+        request.examine()
         asked = _Asked(request, sampling, self.engine.prepare(sampling), news.put, flash=flash)
         try:
             self._loop.take(asked)
@@ -167,6 +169,8 @@ class EngineThread:
             with suppress(RuntimeError):  # the reader's loop is closed: nobody reads any more
                 loop.call_soon_threadsafe(news.put_nowait, item)
 
+        if request.pixel_values is not None or request.image_features is not None:
+            await asyncio.to_thread(request.examine)
         grammar = None
         if sampling.structure is not None:  # which can take seconds
             grammar = await asyncio.to_thread(self.engine.prepare, sampling)
@@ -268,7 +272,6 @@ class _Loop:
         except Exception as error:  # noqa: BLE001 - of this request; those of others go on
             asked.hear(error)
         else:
-            self._num_left -= asked.request.prompt.num_tiles
             asked.name = name
             self._readers[name] = asked
 

@@ -148,7 +148,7 @@ class Job:
         prompt = self.prompt_logprobs
         return Completion(
             request_id=self.request_id,
-            request=self.request,
+            request=self.request.without_pictures,
             samples=pick_best(list(map(_as_sample, self.sequences)), self.sampling),
             num_cached_tokens=min((s.num_cached for s in self.sequences), default=0),
             prompt_logprobs=None if prompt is None else tuple(prompt),

@@ -6,6 +6,7 @@ How an answer is chosen stands in :mod:`internvl35.generate.sampling`. No counte
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -13,6 +14,17 @@ from internvl35.data.compression import TileRouting
 from internvl35.data.prompt import Prompt
 from internvl35.errors import PromptError
 from internvl35.generate.arriving import ArrivingFeatures
+from internvl35.generate.digests import digest_tensor
+
+
+@dataclass(frozen=True)
+class RoutedPrompt:
+    """What is kept of a request that was answered."""
+
+    prompt: Prompt
+    """As it was computed: shortened by what was compressed."""
+    routing: TileRouting | None = None
+    """Which tiles were compressed; None if all kept their tokens."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +65,39 @@ class Request:
                 f"the prompt has places for {needed} tiles but pixel_values holds {found}; "
                 "give num_patches_list the tiles of each picture"
             )
+
+    @cached_property
+    def digests(self) -> tuple[bytes, ...]:
+        """What its pictures hold: of every tile, or of the visual tokens of every picture."""
+        if self.pixel_values is not None:
+            return tuple(map(digest_tensor, self.pixel_values))
+        if self.image_features is None:
+            return ()
+        sizes = [span.num_tokens for span in self.prompt.image_spans]
+        return tuple(map(digest_tensor, self.image_features.split(sizes)))
+
+    @cached_property
+    def first_bad_row(self) -> int | None:
+        """First tile or visual token that holds NaN or infinite numbers; None if none does."""
+        values = self.image_features if self.pixel_values is None else self.pixel_values
+        if values is None:
+            return None
+        is_bad = ~values.isfinite()
+        if not bool(is_bad.any()):
+            return None
+        return int(is_bad.nonzero()[0, 0])
+
+    def examine(self) -> None:
+        """Look through its pictures in this thread, some milliseconds a tile, and not in another's.
+
+        Done once; pictures must not be changed in place from then on.
+        """
+        _ = self.digests, self.first_bad_row
+
+    @property
+    def without_pictures(self) -> RoutedPrompt:
+        """What is to be kept once it is answered; pictures take megabytes."""
+        return RoutedPrompt(self.prompt, self.routing)
 
     @property
     def features(self) -> Tensor | None:

@@ -20,18 +20,14 @@ import torch
 from torch import Tensor
 
 from internvl35.errors import ConfigError, InternVLError, MediaError, ServerError
+from internvl35.generate.digests import digest_picture
 from internvl35.generate.encoders import (
     EncodedRequest,
     EncodingResult,
     VisionEncoder,
     check_pictures,
 )
-from internvl35.generate.feature_cache import (
-    FeatureCache,
-    FeatureKey,
-    digest_picture,
-    digest_tensor,
-)
+from internvl35.generate.feature_cache import FeatureCache, FeatureKey
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.request import Request
 from internvl35.generate.routing import (
@@ -84,7 +80,7 @@ class _Job:
     key: str
     request: Request
     is_routed: bool
-    digests: list[bytes]
+    digests: tuple[bytes, ...]
     """Of its tiles."""
     starts: list[int]
     """First tile of each piece."""
@@ -186,11 +182,11 @@ class VisionStage:
         if not request.prompt.num_tiles:
             request = replace(request, pixel_values=None)
         if request.pixel_values is None:
-            self._results[key] = EncodedRequest(request, _digest_features(request))
+            self._results[key] = EncodedRequest(request, request.digests)
             return
         is_routed = settings.policy != "off"
         settings = settings if is_routed else FlashSettings("off")  # without idle thresholds
-        digests = [digest_tensor(tile) for tile in request.pixel_values]
+        digests = request.digests
         sizes = group_tiles(request, settings) if is_routed else [1] * len(digests)
         starts = list(accumulate(sizes[:-1], initial=0))
         job = _Job(
@@ -198,7 +194,7 @@ class VisionStage:
         )
         self._jobs[key] = self._turns[key] = job
         for index, (start, size) in enumerate(zip(starts, sizes, strict=True)):
-            tiles = tuple(digests[start : start + size])
+            tiles = digests[start : start + size]
             self._await(job, index, FeatureKey(tiles, settings, cache_salt))
         if not job.num_missing:
             self._complete(job)
@@ -370,10 +366,3 @@ class VisionStage:
             features = torch.cat([part.features for part in parts])
             request = Request(job.request.prompt, image_features=features)
         return EncodedRequest(request, tuple(digests))
-
-
-def _digest_features(request: Request) -> tuple[bytes, ...]:
-    if request.image_features is None:
-        return ()
-    sizes = [span.num_tokens for span in request.prompt.image_spans]
-    return tuple(map(digest_tensor, request.image_features.split(sizes)))

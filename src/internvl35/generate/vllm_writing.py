@@ -251,7 +251,7 @@ def _complete(asked: Asked, answers: list[_Written]) -> Completion:
     times = [answer.first_token for answer in answers if answer.first_token is not None]
     return Completion(
         request_id=asked.name,
-        request=asked.request,
+        request=asked.request.without_pictures,
         samples=pick_best([answer.as_sample() for answer in answers], asked.sampling),
         num_cached_tokens=min(answer.num_cached for answer in answers),
         prompt_logprobs=answers[0].prompt_logprobs,
