@@ -192,6 +192,15 @@ def test_version_names_the_package_and_what_it_stands_on(
     assert "transformers" in words
 
 
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "internvl35", "models", "--json"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "8B" in done.stdout
+
+
 def test_models_json_holds_the_nine_sizes_with_exact_counts(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
