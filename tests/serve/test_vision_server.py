@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from internvl35.data.tiles import normalize_levels
 from internvl35.data.token_writer import ImageSpan, Prompt
-from internvl35.errors import ConfigError
+from internvl35.errors import ConfigError, ServerError
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.request import Request
 from internvl35.generate.routing import route
@@ -248,7 +249,7 @@ def test_what_cannot_be_answered_anywhere_says_so(model) -> None:
 
 def test_the_most_urgent_groups_are_encoded_first(model, monkeypatch) -> None:
     order: list[int] = []
-    settings = VisionServerSettings(max_tiles_per_batch=1, feature_cache_mib=0)
+    settings = VisionServerSettings(max_tiles_per_batch=1, num_helpers=1, feature_cache_mib=0)
     service = VisionService(model, settings)
     with closing(service._thread) as thread:
         stage = thread._stage
@@ -276,6 +277,36 @@ def test_the_most_urgent_groups_are_encoded_first(model, monkeypatch) -> None:
     assert order == [2, 1, 3, 0]
 
 
+def test_at_the_end_whoever_waits_hears_of_it_wherever_the_tiles_are(model, monkeypatch) -> None:
+    settings = VisionServerSettings(max_tiles_per_batch=1, num_helpers=1, feature_cache_mib=0)
+    service = VisionService(model, settings)
+    thread = service._thread
+    entered, go_on = threading.Event(), threading.Event()
+    step = thread._stage.step
+
+    def wait() -> Any:
+        entered.set()
+        assert go_on.wait(20)
+        return step()
+
+    monkeypatch.setattr(thread._stage, "step", wait)
+    futures = [thread.encode(TileGroup(draw_tiles(1, seed), (1,), OFF)) for seed in range(8)]
+    assert entered.wait(20)
+    closing_thread = threading.Thread(target=thread.close)
+    closing_thread.start()
+    while not thread._is_closed:
+        time.sleep(0.001)
+    go_on.set()
+    closing_thread.join(20)
+    assert not closing_thread.is_alive()
+    errors = [future.exception(20) for future in futures]
+    assert errors[0] is None  # its step had begun
+    assert all(isinstance(error, ServerError) for error in errors[1:])
+    late = thread.encode(TileGroup(draw_tiles(1), (1,), OFF))
+    assert isinstance(late.exception(20), ServerError)
+    thread.close()
+
+
 def test_the_end_of_the_thread_ends_all_requests_and_is_told(model, monkeypatch) -> None:
     def die() -> None:
         raise KeyError("planted")
@@ -293,7 +324,9 @@ def test_the_end_of_the_thread_ends_all_requests_and_is_told(model, monkeypatch)
     run(main())
 
 
-@pytest.mark.parametrize("fields", [{"max_tiles_in_work": 0}, {"feature_cache_mib": -1}, {"retry_after_s": 0.0}])
+@pytest.mark.parametrize(
+    "fields", [{"max_tiles_in_work": 0}, {"feature_cache_mib": -1}, {"retry_after_s": 0.0}]
+)
 def test_settings_under_which_nothing_is_encoded_are_refused(fields) -> None:
     with pytest.raises(ConfigError, match=next(iter(fields))):
         VisionServerSettings(**fields)

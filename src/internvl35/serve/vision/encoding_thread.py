@@ -1,8 +1,9 @@
 """The thread in which a vision server encodes, most urgent groups of tiles first.
 
-Groups wait here and enter the vision stage only when it has room, so that a late urgent one need
-not wait for all that came before. Batches are put together in :mod:`internvl35.generate.vision`.
-No counterpart in the paper.
+Groups wait here as levels and enter the vision stage only when it has room, so that a late urgent
+one need not wait for all that came before. Other threads turn levels into pixel values, for two
+batches at most. Batches are put together in :mod:`internvl35.generate.vision`. No counterpart in
+the paper.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import heapq
 import itertools
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from queue import Empty, SimpleQueue
 
 from torch import Tensor
@@ -78,9 +80,12 @@ class EncodingThread:
     Args:
         stage: belongs to the thread from now on.
         config: of its model.
+        num_helpers: threads that turn levels into pixel values.
     """
 
-    def __init__(self, stage: VisionStage, config: InternVLChatConfig) -> None:
+    def __init__(
+        self, stage: VisionStage, config: InternVLChatConfig, *, num_helpers: int = 2
+    ) -> None:
         """Start the thread; it sleeps while there is nothing to do."""
         self.ended: Future[None] = Future()
         """Done when the thread has ended, with the error if one ended it."""
@@ -89,6 +94,8 @@ class EncodingThread:
         self._numbers = itertools.count()
         self._orders: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self._heap: list[_Waiting] = []
+        self._helpers = ThreadPoolExecutor(num_helpers, "pixel values")
+        self._helped: dict[str, _Waiting] = {}
         self._in_stage: dict[str, _Waiting] = {}
         self._is_closed = False
         self._lock = threading.Lock()
@@ -133,7 +140,7 @@ class EncodingThread:
         try:
             while not self._is_closed:
                 self._obey()
-                self._fill_stage()
+                self._prepare()
                 if self._stage.has_work and not self._step():
                     with suppress(Empty):
                         self._orders.get(timeout=IDLE_S)()
@@ -141,9 +148,10 @@ class EncodingThread:
             error = found
         with self._lock:
             self._is_closed = True
+        self._helpers.shutdown(cancel_futures=True)
         while not self._orders.empty():  # whoever asked meanwhile waits too
             self._orders.get()()
-        for waiting in [*self._heap, *self._in_stage.values()]:
+        for waiting in [*self._heap, *self._helped.values(), *self._in_stage.values()]:
             if waiting.future.set_running_or_notify_cancel():
                 waiting.future.set_exception(_closed())
         if error is None:
@@ -153,25 +161,42 @@ class EncodingThread:
 
     def _obey(self) -> None:
         """Carry out what was ordered since the last step; wait for it if there is no work."""
-        if not self._heap and not self._stage.has_work:
+        if not self._stage.has_work:
             self._orders.get()()
         while not self._orders.empty():
             self._orders.get()()
 
-    def _fill_stage(self) -> None:
-        """Hand on groups, the most urgent first, until the next batch is full."""
-        room = self._stage.settings.max_tiles_per_batch
-        while self._heap and self._stage.num_waiting_tiles < room:
+    def _prepare(self) -> None:
+        """Hand groups to the helpers, the most urgent first, so that a batch is always ready."""
+        most = 2 * self._stage.settings.max_tiles_per_batch
+        num_tiles = self._stage.num_waiting_tiles
+        num_tiles += sum(len(waiting.group.levels) for waiting in self._helped.values())
+        while self._heap and num_tiles < most:
             waiting = heapq.heappop(self._heap)
             if waiting.future.cancelled():
                 continue
-            key, group = str(waiting.number), waiting.group
-            hits = self._stage.cache.num_hits
-            request = _as_request(group, self._config)
-            self._in_stage[key] = waiting
-            self._stage.submit(key, request, group.flash, cache_salt=group.cache_salt)
-            num_found = self._stage.cache.num_hits - hits
-            waiting.num_cached = num_found * _tiles_per_lookup(group)
+            num_tiles += len(waiting.group.levels)
+            self._helped[str(waiting.number)] = waiting
+            made = self._helpers.submit(_as_request, waiting.group, self._config)
+            made.add_done_callback(partial(self._hand_on, waiting))
+
+    def _hand_on(self, waiting: _Waiting, made: Future[Request]) -> None:
+        """Let a group whose pixel values are there enter the stage; called by a helper."""
+        if not made.cancelled():
+            self._orders.put(lambda: self._enter(waiting, made))
+
+    def _enter(self, waiting: _Waiting, made: Future[Request]) -> None:
+        if self._is_closed:
+            return
+        key, group = str(waiting.number), waiting.group
+        del self._helped[key]
+        request = made.result()
+        if waiting.future.cancelled():
+            return
+        hits = self._stage.cache.num_hits
+        self._in_stage[key] = waiting
+        self._stage.submit(key, request, group.flash, cache_salt=group.cache_salt)
+        waiting.num_cached = (self._stage.cache.num_hits - hits) * _tiles_per_lookup(group)
 
     def _step(self) -> bool:
         """Encode some tiles; tell whether any group was done."""

@@ -65,7 +65,9 @@ class VisionService:
             max_tiles_per_batch=self.settings.max_tiles_per_batch,
             cache_bytes=self.settings.feature_cache_mib * 2**20,
         )
-        self._thread = EncodingThread(VisionStage(model, stage), model.config)
+        self._thread = EncodingThread(
+            VisionStage(model, stage), model.config, num_helpers=self.settings.num_helpers
+        )
         self._num_requests = self._num_tiles = self._num_waiting = 0
 
     @property

@@ -20,6 +20,8 @@ class VisionServerSettings:
     """Most tiles of all requests; a request that comes on top is refused, unless it is alone."""
     max_tiles_per_batch: int = 16
     """Most tiles that go through the tower at once."""
+    num_helpers: int = 2
+    """Threads that turn tiles into pixel values while others are encoded."""
     feature_cache_mib: int = 256
     """MiB of visual tokens that are kept for pictures shown again; 0 for none."""
     retry_after_s: float = 1.0
@@ -29,7 +31,7 @@ class VisionServerSettings:
         """Refuse limits under which nothing is encoded."""
         for name, least in (
             ("max_request_tiles", 1), ("max_tiles_in_work", 1), ("max_tiles_per_batch", 1),
-            ("feature_cache_mib", 0),
+            ("num_helpers", 1), ("feature_cache_mib", 0),
         ):  # fmt: skip
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}; needed: {least} or more")
