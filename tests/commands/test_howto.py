@@ -15,7 +15,8 @@ from internvl35.commands.infer import InferSettings
 HOWTO = Path(__file__).parents[2] / "docs" / "howto"
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PAGES = {
-    "batch.md": ["batch"], "chat.md": ["chat"], "convert.md": ["convert"], "flash.md": ["chat"],
+    "batch.md": ["batch"], "bench-serve.md": ["bench", "serve"], "chat.md": ["chat"],
+    "convert.md": ["convert"], "flash.md": ["chat"],
     "serve.md": ["serve"], "train-tiny.md": ["train", "tiny"],
 }  # fmt: skip
 TRAINED_PAGES = {"infer.md": "infer", "export.md": "export", "vico.md": "vico"}
@@ -54,6 +55,11 @@ def test_the_page_on_serving_names_every_option_but_those_of_sampling():
     text = (HOWTO / "serve.md").read_text(encoding="utf-8")
     sampling = {"--top-p", "--top-k", "--min-p", "--repetition-penalty", "--stop", "--help"}
     assert {flag for flag in flags_of(["serve"]) if flag not in text} - sampling == set()
+
+
+def test_the_page_on_loads_names_every_option():
+    text = (HOWTO / "bench-serve.md").read_text(encoding="utf-8")
+    assert {flag for flag in flags_of(["bench", "serve"]) if flag not in text} == set()
 
 
 @pytest.mark.parametrize(("page", "command"), TRAINED_PAGES.items())
