@@ -121,6 +121,15 @@ def is_empty(stage):
     return not any(tables) and not stage.has_work and stage.num_waiting_tiles == 0
 
 
+def test_tiles_of_lower_numbers_go_first_and_equal_ones_in_turn(model, shelf):
+    stage = VisionStage(model, VisionStageSettings(max_tiles_per_batch=2, tiles_per_turn=2))
+    for number, priority in enumerate((1, 1, 0)):
+        tiles = range(4 * number, 4 * number + 4)
+        stage.submit(str(number), request_of(shelf, [tiles]), OFF, priority=priority)
+    order = [key for _ in range(6) for key, _ in stage.step()]
+    assert order == ["2", "0", "1"]
+
+
 # One request --------------------------------------------------------------------------------------
 
 

@@ -33,7 +33,7 @@ class SlowEncoder:
     def num_waiting_tiles(self):
         return len(self.waiting)
 
-    def submit(self, key, request, flash=None, *, cache_salt=""):
+    def submit(self, key, request, flash=None, *, cache_salt="", priority=0):
         assert key not in self.waiting
         self.waiting[key] = request
 
@@ -136,3 +136,12 @@ def test_a_thread_that_breaks_tells_those_too_whom_it_has_not_taken_up():
         with pytest.raises(ServerError, match="closed"):
             future.result(10)
     thread.close()
+
+
+def test_it_ends_before_the_process_does(monkeypatch):
+    at_exit = []
+    monkeypatch.setattr("atexit.register", at_exit.append)
+    thread = VisionThread(SlowEncoder())
+    (end,) = at_exit
+    end()
+    assert not thread._thread.is_alive()

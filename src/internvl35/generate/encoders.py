@@ -52,6 +52,7 @@ class VisionEncoder(Protocol):
         flash: FlashSettings | None = None,
         *,
         cache_salt: str = "",
+        priority: int = 0,
     ) -> None:
         """Take a request up; what is wrong with it is told by :meth:`step`.
 
@@ -60,6 +61,7 @@ class VisionEncoder(Protocol):
             request: not routed yet; one without tiles comes back as it is.
             flash: which tiles are compressed; None as the checkpoint says.
             cache_salt: only requests of equal salt share visual tokens.
+            priority: tiles of lower numbers go first.
 
         Raises:
             ValueError: if the key is taken.

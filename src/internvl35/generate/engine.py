@@ -151,7 +151,7 @@ class Engine:
             if request.pixel_values is None and request.image_features is None:
                 self._begin(job, EncodedRequest(request, ()))
             else:
-                self.vision.submit(name, request, flash, cache_salt=cache_salt)
+                self.vision.submit(name, request, flash, cache_salt=cache_salt, priority=priority)
         except BaseException:
             self._forget_job(job)
             raise

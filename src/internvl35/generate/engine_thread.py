@@ -69,7 +69,7 @@ class EngineThread:
         """Begin without a thread; the first request starts it."""
         self._loop = _Loop(engine)
         self._orders = self._loop.orders
-        weakref.finalize(self, self._loop.abandon)
+        weakref.finalize(self, self._loop.abandon).atexit = False  # where the loop closes itself
 
     @property
     def engine(self) -> Engine:
@@ -213,6 +213,7 @@ class _Loop:
         self._start = threading.Lock()
         self._thread: threading.Thread | None = None
         self._end: BaseException | None = None
+        self._close_at_exit = partial(_close_if_there, weakref.ref(self))
 
     @property
     def has_ended(self) -> bool:
@@ -227,7 +228,7 @@ class _Loop:
                     self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
                     self._thread.start()
                     # a thread that is cut off in the midst of native code aborts the process
-                    atexit.register(_close_at_exit, weakref.ref(self))
+                    atexit.register(self._close_at_exit)
                 self.orders.put(lambda: self._submit(asked))
                 return
         self._submit(asked)
@@ -244,6 +245,7 @@ class _Loop:
         self.orders.put(_nothing)
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
+        atexit.unregister(self._close_at_exit)
 
     def abandon(self) -> None:
         """End the thread without waiting, in whatever thread objects are being collected."""
@@ -329,7 +331,7 @@ class _Marked:
         self.news.put((self.place, item))
 
 
-def _close_at_exit(loop: weakref.ref[_Loop]) -> None:
+def _close_if_there(loop: weakref.ref[_Loop]) -> None:
     found = loop()
     if found is not None:
         found.close()

@@ -79,6 +79,7 @@ class _Job:
 
     key: str
     request: Request
+    priority: int
     is_routed: bool
     digests: tuple[bytes, ...]
     """Of its tiles."""
@@ -131,7 +132,7 @@ class _Piece:
 
 
 class VisionStage:
-    """Encodes the tiles of many requests, a few of each in turn.
+    """Encodes the tiles of many requests, a few of each of the same priority in turn.
 
     Args:
         model: in eval mode.
@@ -169,6 +170,7 @@ class VisionStage:
         flash: FlashSettings | None = None,
         *,
         cache_salt: str = "",
+        priority: int = 0,
     ) -> None:
         """Take a request up; see :meth:`VisionEncoder.submit`."""
         if key in self._jobs or key in self._results:
@@ -190,8 +192,9 @@ class VisionStage:
         sizes = group_tiles(request, settings) if is_routed else [1] * len(digests)
         starts = list(accumulate(sizes[:-1], initial=0))
         job = _Job(
-            key, request, is_routed, digests, starts, [None] * len(sizes), [None] * len(sizes)
-        )
+            key, request, priority, is_routed, digests, starts, [None] * len(sizes),
+            [None] * len(sizes),
+        )  # fmt: skip
         self._jobs[key] = self._turns[key] = job
         for index, (start, size) in enumerate(zip(starts, sizes, strict=True)):
             tiles = digests[start : start + size]
@@ -258,7 +261,7 @@ class VisionStage:
         pieces: list[_Piece] = []
         tiles: list[Tensor] = []
         while self._turns and len(pieces) < room:
-            key, job = next(iter(self._turns.items()))
+            key, job = min(self._turns.items(), key=_priority)  # of equal ones, the next in turn
             for _ in range(self.settings.tiles_per_turn):
                 piece = job.next_piece()
                 if piece is None or len(pieces) == room:
@@ -366,3 +369,7 @@ class VisionStage:
             features = torch.cat([part.features for part in parts])
             request = Request(job.request.prompt, image_features=features)
         return EncodedRequest(request, tuple(digests))
+
+
+def _priority(turn: tuple[str, _Job]) -> int:
+    return turn[1].priority

@@ -6,6 +6,7 @@ For engines whose own steps run elsewhere; the batches are put together in
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import threading
 from collections.abc import Callable
@@ -35,9 +36,16 @@ class VisionThread:
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="vision", daemon=True)
         self._thread.start()
+        # a thread that is cut off in the midst of native code aborts the process
+        atexit.register(self.close)
 
     def encode(
-        self, request: Request, flash: FlashSettings | None = None, *, cache_salt: str = ""
+        self,
+        request: Request,
+        flash: FlashSettings | None = None,
+        *,
+        cache_salt: str = "",
+        priority: int = 0,
     ) -> Future[Request]:
         """Ask for the visual tokens of a request.
 
@@ -45,6 +53,7 @@ class VisionThread:
             request: not routed yet.
             flash: which tiles are compressed; None as the checkpoint says.
             cache_salt: only requests of equal salt share visual tokens.
+            priority: tiles of lower numbers go first.
 
         Returns:
             The request with visual tokens instead of tiles, once they are there; cancelling gives
@@ -58,7 +67,7 @@ class VisionThread:
                 return
             self._waiting[name] = future
             if not self._is_closed:
-                self._encoder.submit(name, request, flash, cache_salt=cache_salt)
+                self._encoder.submit(name, request, flash, cache_salt=cache_salt, priority=priority)
 
         with self._lock:
             if self._is_closed:
@@ -74,6 +83,7 @@ class VisionThread:
             self._is_closed = True
             self._orders.put(None)
         self._thread.join()
+        atexit.unregister(self.close)
 
     def _give_up(self, name: str) -> None:
         def forget() -> None:

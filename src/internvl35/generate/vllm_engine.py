@@ -321,7 +321,9 @@ class VLLMEngine:
             raise PromptError(
                 "pictures come as tiles to a process without a vision part; have them encoded first"
             )
-        encoding = self._vision.encode(request, asked.flash, cache_salt=asked.cache_salt)
+        encoding = self._vision.encode(
+            request, asked.flash, cache_salt=asked.cache_salt, priority=asked.priority
+        )
         return replace(asked, request=await asyncio.wrap_future(encoding))
 
     def _as_prompt(self, asked: Asked) -> Any:

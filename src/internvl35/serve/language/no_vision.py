@@ -32,6 +32,7 @@ class NoVision:
         flash: FlashSettings | None = None,
         *,
         cache_salt: str = "",
+        priority: int = 0,
     ) -> None:
         """Refuse a request; see ``VisionEncoder``."""
         self._results[key] = PromptError(
