@@ -20,7 +20,7 @@ from gateway_stubs import make_answerer
 
 from internvl35.errors import ServerError
 from internvl35.serve.gateway import build_app
-from internvl35.serve.listening import Listener, bind
+from internvl35.serve.listening import Listener, _heeding, bind, serve
 
 ROOT = Path(__file__).parents[2]
 KEY = "sk-0123456789abcdef"
@@ -133,6 +133,28 @@ def test_a_reader_who_leaves_ends_his_request(url, stream):
 def test_a_stop_lets_answers_under_way_end_and_takes_no_others():
     with started() as (process, port):
         check_stop(process, port)
+
+
+def test_a_signal_that_comes_before_the_first_connection_stops_too():
+    answerer = make_answerer()
+    taken = bind("127.0.0.1", 0)
+    begin = answerer.start
+    raised = []
+
+    async def start():  # uvicorn has not begun to listen
+        raised.append(signal.raise_signal(signal.SIGTERM))
+        await begin()
+
+    answerer.start = start
+    serve(build_app(answerer), answerer, answerer.settings, taken)
+    assert (len(raised), answerer.loader.is_closed) == (1, True)
+    answerer, taken = make_answerer(), bind("127.0.0.1", 0)
+    with _heeding(
+        signal.SIGTERM, listener := Listener(build_app(answerer), answerer, answerer.settings)
+    ):
+        signal.raise_signal(signal.SIGTERM)  # nor has it looked for signals
+        listener.run(sockets=[taken])
+    assert answerer.loader.is_closed
 
 
 def check_stop(process, port):

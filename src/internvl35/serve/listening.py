@@ -92,14 +92,18 @@ def serve(
         settings: how long answers are waited for.
         taken: of :func:`bind`.
     """
-    with _outliving(signal.SIGTERM):
-        Listener(app, answerer, settings).run(sockets=[taken])
+    listener = Listener(app, answerer, settings)
+    with _heeding(signal.SIGTERM, listener):
+        listener.run(sockets=[taken])
 
 
 @contextmanager
-def _outliving(number: signal.Signals) -> Iterator[None]:
-    """Live on when uvicorn, having stopped, sends the process the signal that stopped it."""
-    before = signal.signal(number, lambda *_: None)
+def _heeding(number: signal.Signals, listener: Listener) -> Iterator[None]:
+    """Stop by a signal that comes before uvicorn looks for it, and outlive its second coming.
+
+    Having stopped, uvicorn sends the process once more the signal that stopped it.
+    """
+    before = signal.signal(number, listener.handle_exit)
     try:
         yield
     finally:
