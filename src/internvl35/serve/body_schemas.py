@@ -55,7 +55,7 @@ def _object(needed: Mapping[str, Schema], **others: Schema) -> Schema:
     optional = {name: _any_of(schema, {"type": "null"}) for name, schema in others.items()}
     return {
         "type": "object", "properties": {**needed, **optional}, "required": list(needed),
-        "additionalProperties": False,
+        "additionalProperties": {"type": "null"},
     }  # fmt: skip
 
 
