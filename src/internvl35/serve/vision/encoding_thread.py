@@ -226,7 +226,9 @@ def _as_request(group: TileGroup, config: InternVLChatConfig) -> Request:
         spans.append(ImageSpan(start, num_tiles * config.tokens_per_tile, num_tiles))
         start += num_tiles * config.tokens_per_tile
     prompt = Prompt((config.image_token_id,) * start, tuple(spans), (False,) * start)
-    return Request(prompt, normalize_levels(group.levels.permute(0, 3, 1, 2).numpy()))
+    request = Request(prompt, normalize_levels(group.levels.permute(0, 3, 1, 2).numpy()))
+    request.examine()
+    return request
 
 
 def _tiles_per_lookup(group: TileGroup) -> int:
