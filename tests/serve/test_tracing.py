@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import httpx
 import pytest
@@ -166,3 +169,36 @@ def test_an_endpoint_needs_the_library_and_says_how_to_get_it(monkeypatch):
 def test_help_does_not_load_the_library():
     code = "import sys; import internvl35.cli; sys.exit('opentelemetry' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_spans_reach_a_collector_before_the_process_ends():
+    got = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self):
+            raw = self.rfile.read(int(self.headers["content-length"]))
+            is_packed = self.headers.get("content-encoding") == "gzip"
+            got.append((self.path, gzip.decompress(raw) if is_packed else raw))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    code = (
+        "import sys\nfrom internvl35.serve.tracing import request_stage, sending, stage\n"
+        "with sending(sys.argv[1], float(sys.argv[2]), 'internvl35-gateway'):\n"
+        "    with request_stage('request', {}), stage('media', pictures=2): pass\n"
+    )
+    with HTTPServer(("127.0.0.1", 0), Collector) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}/v1/traces"
+        for share in ("0", "1"):
+            subprocess.run([sys.executable, "-c", code, url, share], check=True)
+        server.shutdown()
+        thread.join()
+    ((path, body),) = got  # nothing of the first, whose share is 0
+    assert path == "/v1/traces"
+    for name in (b"internvl35-gateway", b"request", b"media", b"pictures"):
+        assert name in body
