@@ -150,6 +150,13 @@ def family_of(pid):
     return [pid, *(one for child in children for one in family_of(int(child)))]
 
 
+def is_ready(url):
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
 @pytest.fixture
 def server(tmp_path):
     log = (tmp_path / "log").open("w+")
@@ -166,7 +173,7 @@ def server(tmp_path):
             time.sleep(0.2)
         address = text.partition("listening at ")[2].split()[0]
         ends = time.monotonic() + 120
-        while httpx.get(address.replace("/v1", "/ready")).status_code != 200:
+        while not is_ready(address.replace("/v1", "/ready")):
             assert time.monotonic() < ends, (tmp_path / "log").read_text()
             time.sleep(0.2)
         yield process.pid, address
