@@ -25,7 +25,7 @@ from benchmarks.flash_answers import (
     Answers,
     Asking,
     Inquiry,
-    KeptAnswers,
+    keep_answers,
     load_alike,
     of_split,
     random_settings,
@@ -39,7 +39,7 @@ from benchmarks.flash_figures import (
     spread_thresholds,
 )
 from benchmarks.flash_prefill import PrefillSettings, measure_prefill, show, without_times
-from benchmarks.tiny_answers import hash_weights
+from benchmarks.kept_answers import hash_weights
 from internvl35.chat import Chat
 from internvl35.commands.terminal import silence_libraries
 from internvl35.config import TINY
@@ -165,7 +165,7 @@ def measure(measurement: Measurement, flash: Chat, base: Chat) -> dict[str, Any]
     ).absolute_threshold
     assert own is not None
     asking = measurement.asking
-    kept = KeptAnswers(
+    kept = keep_answers(
         record.RESULTS, [measurement.model, measurement.base], [asdict(measurement), RATES]
     )
     judged = of_split(asking, "validation", NUM_JUDGED)

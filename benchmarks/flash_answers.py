@@ -5,9 +5,6 @@ What follows from the answers is left to :mod:`benchmarks.flash_figures`.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -18,12 +15,9 @@ from zlib import crc32
 import torch
 from torch import Tensor, nn
 
-from benchmarks.record import describe_versions
-from benchmarks.tiny_answers import hash_weights
-from internvl35 import scoring
+from benchmarks.kept_answers import KeptAnswers, fingerprint
 from internvl35.chat import Chat, load
 from internvl35.conversation import Question, Reply
-from internvl35.data import synthetic
 from internvl35.data.synthetic import FAMILIES, Drawing, Split, draw
 from internvl35.data.synthetic.asking import question_text
 from internvl35.data.synthetic.enlarging import enlarge
@@ -211,48 +205,25 @@ def tile_scores(chat: Chat, asking: Asking, family: str) -> list[float]:
     return found
 
 
-class KeptAnswers:
-    """Answers of families that are done, in a file until the measurement ends.
+def keep_answers(
+    folder: Path, models: Sequence[str], settings: Sequence[Any]
+) -> KeptAnswers[Answers]:
+    """Keep the answers of a measurement until it ends.
 
     Args:
         folder: where the file stands.
         models: names or folders of the checkpoints that answer.
         settings: all else that decides on the answers; of another measurement nothing is found.
+
+    Returns:
+        What an earlier run has left.
     """
+    path = folder / f"flash-{fingerprint(models, list(settings))}.partial.json"
+    return KeptAnswers(path, _write, _read)
 
-    def __init__(self, folder: Path, models: Sequence[str], settings: Sequence[Any]) -> None:
-        """Read what an earlier run has left, if it left anything."""
-        digest = hashlib.sha256("/".join(map(hash_weights, models)).encode())
-        room = Path(synthetic.__file__).parent
-        for source in (*sorted(room.rglob("*.py")), Path(scoring.__file__)):
-            digest.update(source.read_bytes())
-        digest.update(json.dumps([*settings, describe_versions()], default=str).encode())
-        self.path = folder / f"flash-{digest.hexdigest()[:16]}.partial.json"
-        self.done: dict[str, Answers] = {}
-        if self.path.exists():
-            content = json.loads(self.path.read_text(encoding="utf-8"))
-            self.done = {family: _read(found) for family, found in content.items()}
 
-    def keep(self, family: str, answers: Answers) -> None:
-        """Write a family down; a kill meanwhile leaves the old file as it was.
-
-        Args:
-            family: its name.
-            answers: everything it was asked.
-        """
-        self.done[family] = answers
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        content = {
-            name: {policy: [asdict(one) for one in given] for policy, given in found.items()}
-            for name, found in self.done.items()
-        }
-        new = self.path.with_suffix(f".{os.getpid()}")
-        new.write_text(json.dumps(content), encoding="utf-8")
-        new.replace(self.path)
-
-    def remove(self) -> None:
-        """Forget everything: the measurement is complete."""
-        self.path.unlink(missing_ok=True)
+def _write(answers: Answers) -> dict[str, Any]:
+    return {policy: [asdict(one) for one in given] for policy, given in answers.items()}
 
 
 def _read(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Answers:

@@ -29,7 +29,7 @@ from benchmarks.flash_answers import (
     tile_scores,
 )
 from benchmarks.flash_figures import margin, policy_figures, spread_thresholds
-from benchmarks.tiny_answers import hash_weights
+from benchmarks.kept_answers import hash_weights
 from internvl35.chat import Chat
 from internvl35.commands.recipe import RECIPE_FILE, read_recipe
 from internvl35.commands.terminal import silence_libraries

@@ -17,8 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from benchmarks import record
+from benchmarks.kept_answers import KeptAnswers, hash_weights
 from benchmarks.tiny_aims import Verdict, judge
-from benchmarks.tiny_answers import FamilyAnswers, Measurement, PartialAnswers, hash_weights
+from benchmarks.tiny_answers import FamilyAnswers, Measurement, keep_answers
 from benchmarks.tiny_sheet import answer_sheet, write_sheet
 from benchmarks.tiny_speed import measure_speed
 from internvl35.chat import Chat, load
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             max_questions=arguments.batch_size, max_tiles=2 * arguments.batch_size
         ),
     )  # fmt: skip
-    partial = PartialAnswers(record.RESULTS, measurement.fingerprint())
+    partial = keep_answers(record.RESULTS, measurement)
     answers = ask_families(chat, with_thinking(chat), measurement, partial)
     families = {family: summarise(found) for family, found in answers.items()}
     console = Console()
@@ -108,7 +109,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def ask_families(
-    chat: Chat, thinking: Chat, measurement: Measurement, partial: PartialAnswers
+    chat: Chat, thinking: Chat, measurement: Measurement, partial: KeptAnswers[FamilyAnswers]
 ) -> dict[str, FamilyAnswers]:
     """Ask about every family that is not done yet.
 

@@ -1,25 +1,17 @@
-"""What a checkpoint answered in every family, and the file that keeps it while a measurement runs.
+"""What a checkpoint is asked and answers in every family.
 
-A measurement that is killed goes on behind the last family that it finished.
+A measurement that is killed goes on behind the last family that it finished, by
+:mod:`benchmarks.kept_answers`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import describe_versions
-from internvl35 import scoring
-from internvl35.data import synthetic
+from benchmarks.kept_answers import KeptAnswers, fingerprint
 from internvl35.evals.drawn import Answered, AskSettings, Pace, Sampled
-from internvl35.model.hub import resolve_checkpoint
-
-WEIGHT_FILES = ("*.safetensors", "config.json", "tokenizer.json")
-"""What decides on the answers of a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -55,65 +47,21 @@ class Measurement:
 
     def fingerprint(self) -> str:
         """Name all that decides on the answers, the families asked about left aside."""
-        digest = hashlib.sha256(hash_weights(self.model).encode())
-        room = Path(synthetic.__file__).parent
-        for path in (*sorted(room.rglob("*.py")), Path(scoring.__file__)):
-            digest.update(path.read_bytes())
-        settings = asdict(replace(self, model="", families=()))
-        digest.update(json.dumps([settings, describe_versions()]).encode())
-        return digest.hexdigest()[:16]
+        return fingerprint([self.model], asdict(replace(self, model="", families=())))
 
 
-def hash_weights(model: str) -> str:
-    """Tell a checkpoint from any other.
-
-    Args:
-        model: name of the checkpoint, or its folder.
-
-    Returns:
-        The first 16 hexadecimal digits of the SHA-256 of its weights, config and tokenizer.
-    """
-    folder = resolve_checkpoint(model)
-    digest = hashlib.sha256()
-    for pattern in WEIGHT_FILES:
-        for path in sorted(folder.glob(pattern)):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-class PartialAnswers:
-    """Families that are done, kept in a file until the measurement ends.
+def keep_answers(folder: Path, measurement: Measurement) -> KeptAnswers[FamilyAnswers]:
+    """Keep the answers of a measurement until it ends.
 
     Args:
         folder: where the file stands.
-        fingerprint: of the measurement; answers of another one are not found.
+        measurement: what is measured; families may be added to it.
+
+    Returns:
+        What an earlier run has left.
     """
-
-    def __init__(self, folder: Path, fingerprint: str) -> None:
-        """Read what an earlier run has left, if it left anything."""
-        self.path = folder / f"tiny-{fingerprint}.partial.json"
-        self.done: dict[str, FamilyAnswers] = {}
-        if self.path.exists():
-            content = json.loads(self.path.read_text(encoding="utf-8"))
-            self.done = {name: _from_json(found) for name, found in content.items()}
-
-    def keep(self, family: str, answers: FamilyAnswers) -> None:
-        """Write a family down; a kill meanwhile leaves the old file as it was.
-
-        Args:
-            family: its name.
-            answers: everything it was asked.
-        """
-        self.done[family] = answers
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        content = {name: asdict(found) for name, found in self.done.items()}
-        new = self.path.with_suffix(f".{os.getpid()}")
-        new.write_text(json.dumps(content, default=sorted, ensure_ascii=False), encoding="utf-8")
-        new.replace(self.path)
-
-    def remove(self) -> None:
-        """Forget everything: the measurement has ended."""
-        self.path.unlink(missing_ok=True)
+    path = folder / f"tiny-{measurement.fingerprint()}.partial.json"
+    return KeptAnswers(path, asdict, _from_json)
 
 
 def _from_json(content: dict[str, Any]) -> FamilyAnswers:

@@ -12,8 +12,8 @@ from benchmarks.flash_answers import (
     Answer,
     Asking,
     Inquiry,
-    KeptAnswers,
     RandomRouter,
+    keep_answers,
     random_settings,
     routed_at_random,
     tile_scores,
@@ -226,10 +226,10 @@ def test_the_whole_measurement_goes_on_behind_a_family_that_was_finished(
 
 
 def test_answers_of_another_measurement_are_not_taken(tmp_path, flash_folder):
-    kept = KeptAnswers(tmp_path, [str(flash_folder)], [1])
+    kept = keep_answers(tmp_path, [str(flash_folder)], [1])
     kept.keep("counting", {"base": answers([1, 0], compressed=2)})
-    assert KeptAnswers(tmp_path, [str(flash_folder)], [1]).done == kept.done
-    assert KeptAnswers(tmp_path, [str(flash_folder)], [2]).done == {}
+    assert keep_answers(tmp_path, [str(flash_folder)], [1]).done == kept.done
+    assert keep_answers(tmp_path, [str(flash_folder)], [2]).done == {}
     kept.remove()
     assert list(tmp_path.iterdir()) == []
 

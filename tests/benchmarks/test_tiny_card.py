@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmarks.tiny_answers import hash_weights
+from benchmarks.kept_answers import hash_weights
 from benchmarks.tiny_card import count_parameters, describe_run, write_card
 from benchmarks.tiny_table import (
     BEGIN,
