@@ -57,6 +57,14 @@ def test_the_page_on_serving_names_every_option_but_those_of_sampling():
     assert {flag for flag in flags_of(["serve"]) if flag not in text} - sampling == set()
 
 
+def test_the_page_on_servers_names_every_option_of_theirs_and_no_other():
+    text = (HOWTO / "decoupled.md").read_text(encoding="utf-8")
+    own = flags_of(["serve", "vision"]) | flags_of(["serve", "language"])
+    assert {flag for flag in own if flag not in text} - {"--help"} == set()
+    named = set(re.findall(r"--[a-z][a-z0-9-]*", text))
+    assert named <= own | flags_of(["serve"]) | flags_of(["serve", "gateway"])
+
+
 def test_the_page_on_loads_names_every_option():
     text = (HOWTO / "bench-serve.md").read_text(encoding="utf-8")
     assert {flag for flag in flags_of(["bench", "serve"]) if flag not in text} == set()
