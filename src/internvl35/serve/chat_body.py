@@ -87,21 +87,12 @@ def read_body(body: Any, defaults: SamplingSettings, rules: MediaRules) -> ChatC
         MediaError: if a picture may not be named.
     """
     fields = Fields(body)
-    for name in UNSUPPORTED:
-        if fields.any(name):
-            raise BodyError(f"{name} is not supported; leave it out", name)
+    fields.refuse(UNSUPPORTED)
     if fields.any("modalities") not in (None, ["text"]):
         raise BodyError('modalities may be ["text"] alone', "modalities")
     model = fields.text("model")
     messages, pictures = read_messages(fields.entries("messages"), rules)
-    processing = fields.inner("mm_processor_kwargs")
-    if processing is not None:
-        max_tiles = processing.whole("max_dynamic_patch")
-        processing.finish()
-        pictures = tuple(
-            replace(p, max_tiles=max_tiles) if p.max_tiles is None and p.kind == "image" else p
-            for p in pictures
-        )
+    pictures = _read_processing(fields, pictures)
     sampling, tools = read_sampling(fields, defaults), read_tools(fields)
     if tools is not None and tools.structure is not None:
         if sampling.structure is not None:
@@ -114,6 +105,29 @@ def read_body(body: Any, defaults: SamplingSettings, rules: MediaRules) -> ChatC
     )  # fmt: skip
     fields.finish(IGNORED)
     return call
+
+
+def _read_processing(
+    fields: Fields, pictures: tuple[AskedPicture, ...]
+) -> tuple[AskedPicture, ...]:
+    """``mm_processor_kwargs`` and ``media_io_kwargs``: what holds where a picture says nothing."""
+    max_tiles, num_frames = None, None
+    processing, reading = fields.inner("mm_processor_kwargs"), fields.inner("media_io_kwargs")
+    if processing is not None:
+        max_tiles = processing.whole("max_dynamic_patch")
+        processing.finish()
+    videos = None if reading is None else reading.inner("video")
+    if reading is not None:
+        reading.finish()
+    if videos is not None:
+        num_frames = videos.whole("num_frames")
+        videos.finish()
+    return tuple(
+        replace(p, max_tiles=max_tiles if p.max_tiles is None else p.max_tiles)
+        if p.kind == "image"
+        else replace(p, num_frames=num_frames if p.num_frames is None else p.num_frames)
+        for p in pictures
+    )
 
 
 def _read_thinking(fields: Fields) -> bool | None:

@@ -101,6 +101,20 @@ class Fields:
         value = self.any(name)
         return None if value is None else Fields(value, self.path(name))
 
+    def refuse(self, names: Collection[str]) -> None:
+        """Refuse fields that are known and not supported, unless they ask for nothing.
+
+        Args:
+            names: of these.
+
+        Raises:
+            BodyError: if one asks for something.
+        """
+        for name in names:
+            if self.any(name):
+                path = self.path(name)
+                raise BodyError(f"{path} is not supported; leave it out", path)
+
     def finish(self, ignored: Collection[str] = ()) -> None:
         """Refuse fields that nobody asked for.
 

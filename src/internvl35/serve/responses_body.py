@@ -101,9 +101,7 @@ def read_response(body: Any) -> AskedResponse:
         BodyError: if a field is unknown, unsupported or of another form.
     """
     fields = Fields(body)
-    for name in _UNSUPPORTED:
-        if fields.any(name):
-            raise BodyError(f"{name} is not supported; leave it out", name)
+    fields.refuse(_UNSUPPORTED)
     if fields.any("truncation") not in (None, "disabled"):
         raise BodyError('truncation may be "disabled" alone', "truncation")
     instructions, given = fields.text("instructions"), fields.any("input")

@@ -62,9 +62,7 @@ def read_completions(body: Any, defaults: SamplingSettings) -> TextCall:
         BodyError: if a field is unknown, unsupported or of another form.
     """
     fields = Fields(body)
-    for name in _UNSUPPORTED:
-        if fields.any(name):
-            raise BodyError(f"{name} is not supported; leave it out", name)
+    fields.refuse(_UNSUPPORTED)
     model, prompts = fields.text("model"), _read_prompts(fields)
     num_logprobs = fields.whole("logprobs")
     if num_logprobs is not None and not 0 <= num_logprobs <= MAX_LOGPROBS:
