@@ -19,10 +19,15 @@ from benchmarks.serve_proxy import Fault, FaultyProxy
 class Fleet(Protocol):
     """A gateway, two vision and two language servers, each a process of its own."""
 
-    url: str
-    """Of the gateway, without a path."""
-    proxies: Mapping[str, FaultyProxy]
-    """In front of ``vision-0`` and ``language-0``."""
+    @property
+    def url(self) -> str:
+        """Of the gateway, without a path."""
+        ...
+
+    @property
+    def proxies(self) -> Mapping[str, FaultyProxy]:
+        """In front of ``vision-0`` and ``language-0``."""
+        ...
 
     def stop(self, name: str, number: signal.Signals) -> None:
         """Send a process a signal: ``gateway``, ``vision-0`` and so on."""

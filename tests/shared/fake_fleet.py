@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import signal
-from contextlib import asynccontextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
 import numpy as np
 from batch_stubs import StubChat
+from benchmarks.serve_fleet import SERVERS, ProcessFleet
 from benchmarks.serve_load import Question
-from benchmarks.serve_proxy import FaultyProxy
 from fake_servers import (
     CONFIG,
     GATEWAY,
@@ -31,7 +29,6 @@ from internvl35.generate.sampling import SamplingSettings
 from internvl35.serve.answering import Defaults
 from internvl35.serve.chat_answer import AnswerFormat
 from internvl35.serve.dvd.answering import DecoupledAnswerer
-from internvl35.serve.dvd.children import find_ports
 from internvl35.serve.dvd.engine import DecoupledEngine, Servers
 from internvl35.serve.dvd.peers import PeerAddress, PeerSettings, Pool
 from internvl35.serve.frame_pipe import LinkSettings
@@ -41,7 +38,6 @@ from internvl35.serve.listening import bind
 from internvl35.serve.listening import serve as listen
 from internvl35.serve.media import LoadedMedia
 
-ROLES = ("vision-0", "vision-1", "language-0", "language-1")
 PATIENT = PeerSettings(
     retry_first_s=0.02, retry_most_s=0.2, patience_s=60.0,
     link=LinkSettings(ping_every_s=0.5, dead_after_s=5.0, lease_s=10.0),
@@ -49,9 +45,6 @@ PATIENT = PeerSettings(
 """Patience for a machine that is busy with other things."""
 STEP_S = 0.004
 """What a fake server takes for a group of tiles, or a token."""
-
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload([__name__])
 
 
 class LevelChat(StubChat):
@@ -120,10 +113,10 @@ def run_server(name: str, port: int) -> None:
     asyncio.run(main())
 
 
-def run_gateway(port: int, ports: dict[str, int], max_requests: int) -> None:
+def run_gateway(max_requests: int, port: int, ports: dict[str, int]) -> None:
     """The gateway, until SIGTERM."""
     pools = [
-        Pool(role, [PeerAddress("127.0.0.1", ports[name]) for name in ROLES if role in name],
+        Pool(role, [PeerAddress("127.0.0.1", ports[name]) for name in SERVERS if role in name],
              GATEWAY, PATIENT)
         for role in ("vision", "language")
     ]  # fmt: skip
@@ -137,81 +130,7 @@ def run_gateway(port: int, ports: dict[str, int], max_requests: int) -> None:
     listen(build_app(answerer), answerer, settings, bind("127.0.0.1", port))
 
 
-class FakeFleet:
-    """Meets ``Fleet`` of :mod:`benchmarks.serve_chaos`."""
-
-    def __init__(self, max_requests: int) -> None:
-        port, *ports = find_ports(1 + len(ROLES))
-        self.url = f"http://127.0.0.1:{port}"
-        self.proxies: dict[str, FaultyProxy] = {}
-        self.codes: list[int | None] = []
-        self._port, self._ports = port, dict(zip(ROLES, ports, strict=True))
-        self._processes: dict[str, Any] = {}
-        self._max_requests = max_requests
-
-    def stop(self, name: str, number: signal.Signals) -> None:
-        os.kill(self._processes[name].pid, number)
-
-    async def wait_gone(self, name: str) -> None:
-        process = self._processes[name]
-        async with asyncio.timeout(120):
-            while process.is_alive():
-                await asyncio.sleep(0.01)
-        self.codes.append(process.exitcode)
-
-    async def start(self, name: str) -> None:
-        if name == "gateway":
-            seen = {**self._ports, **{one: proxy.port for one, proxy in self.proxies.items()}}
-            arguments: tuple[Any, ...] = (self._port, seen, self._max_requests)
-            process = _CONTEXT.Process(target=run_gateway, args=arguments, name=name)
-        else:
-            arguments = (name, self._ports[name])
-            process = _CONTEXT.Process(target=run_server, args=arguments, name=name)
-        process.start()
-        self._processes[name] = process
-
-    async def wait_ready(self) -> None:
-        async with (
-            asyncio.timeout(120),
-            httpx.AsyncClient(base_url=self.url, trust_env=False) as client,
-        ):
-            while True:
-                try:
-                    figures = (await client.get("/metrics")).text
-                except httpx.TransportError:
-                    figures = ""
-                lines = [line for line in figures.splitlines() if line.startswith("internvl35_ser")]
-                if sum("_up{" in line and line.endswith(" 1.0") for line in lines) == len(ROLES):
-                    return
-                await asyncio.sleep(0.02)
-
-    async def figures(self) -> dict[str, float]:
-        """All figures of the gateway by name and labels."""
-        async with httpx.AsyncClient(base_url=self.url, trust_env=False) as client:
-            lines = (await client.get("/metrics")).text.splitlines()
-        pairs = [line.rsplit(" ", 1) for line in lines if not line.startswith("#")]
-        return {name: float(value) for name, value in pairs}
-
-    async def close(self) -> None:
-        for process in self._processes.values():
-            process.kill()
-            process.join()
-        for proxy in self.proxies.values():
-            await proxy.close()
-
-
-@asynccontextmanager
-async def fleet_of_fakes(max_requests: int = 256) -> Any:
-    """Start all processes; gives a :class:`FakeFleet`."""
-    fleet = FakeFleet(max_requests)
-    try:
-        for name in ROLES:
-            await fleet.start(name)
-        for name in ("vision-0", "language-0"):
-            fleet.proxies[name] = FaultyProxy(fleet._ports[name])
-            await fleet.proxies[name].start()
-        await fleet.start("gateway")
-        await fleet.wait_ready()
-        yield fleet
-    finally:
-        await fleet.close()
+def fleet_of_fakes(max_requests: int = 256) -> ProcessFleet:
+    """All of them, not started yet."""
+    gateway = partial(run_gateway, max_requests)
+    return ProcessFleet(run_server, gateway, [__name__])
