@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,11 @@ from flash_models import make_flash_model
 from PIL import Image
 
 from internvl35.chat import Chat
+from internvl35.commands.serve_engine import adapt
 from internvl35.conversation import Conversation
 from internvl35.data.messages import Message
 from internvl35.data.tokenizer import load_tokenizer
-from internvl35.errors import ConfigError
+from internvl35.errors import CheckpointError, ConfigError
 from internvl35.generate.answers import FinishReason, TokenLogprob
 from internvl35.generate.engine import Engine
 from internvl35.generate.engine_settings import EngineSettings
@@ -27,7 +29,7 @@ from internvl35.generate.flash import FlashSettings
 from internvl35.generate.request import Request
 from internvl35.generate.routing import route
 from internvl35.generate.sampling import SamplingSettings, StructureSettings
-from internvl35.model.composite import LanguagePart
+from internvl35.model.composite import LanguagePart, VisionLanguageModel
 from internvl35.serve.frames import NackCode, WireError
 from internvl35.serve.handshake import Identity, make_fingerprint
 from internvl35.serve.language.no_vision import NoVision
@@ -46,6 +48,10 @@ from internvl35.serve.messages import (
     new_request_id,
     to_block,
 )
+from internvl35.serve.parts import start_language
+from internvl35.serve.served_checkpoint import look_at
+from internvl35.train.adapters import add_adapters, save_adapters
+from internvl35.train.settings import AdapterSettings, FreezeSettings
 
 OFF = FlashSettings("off")
 BRIEF = SamplingSettings(max_tokens=8)
@@ -373,3 +379,56 @@ def test_the_end_of_an_engine_is_told(chat, part, requests, monkeypatch) -> None
 def test_settings_under_which_nothing_is_answered_are_refused(fields) -> None:
     with pytest.raises(ConfigError, match=next(iter(fields))):
         LanguageServerSettings(**fields)
+
+
+def save_adapter(checkpoint: Path, folder: Path, *, is_visual: bool = False) -> Path:
+    """An adapter that changes answers."""
+    model = VisionLanguageModel.from_pretrained(checkpoint, dtype=torch.float32)
+    add_adapters(model, AdapterSettings(lora_dropout=0.0), FreezeSettings(freeze_vit=not is_visual))
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data.add_(0.3 * torch.randn_like(parameter))
+    save_adapters(model, folder)
+    return folder
+
+
+def test_an_adapter_answers_under_its_name(random_checkpoint, tmp_path) -> None:
+    folder = save_adapter(random_checkpoint, tmp_path / "red")
+    whole = VisionLanguageModel.from_pretrained(random_checkpoint, dtype=torch.float32)
+    chats = {
+        name: Chat(model, load_tokenizer(random_checkpoint))
+        for name, model in ((None, whole), ("red", adapt(whole, folder)))
+    }
+    request = chats[None].prepare(Conversation((Message("user", "Hello, who are you?"),), ()))
+    expected = {
+        name: [*chat.engine.generate([request], BRIEF)[0].samples[0].token_ids]
+        for name, chat in chats.items()
+    }
+    assert expected[None] != expected["red"]
+    service = start_language(look_at(random_checkpoint), adapt=lambda m: {"red": adapt(m, folder)})
+
+    async def main() -> None:
+        with closing(service):
+            own = Identity(profile(chats[None]), FINGERPRINT)
+            server = LinkServer(
+                service, replace(own, profile=replace(own.profile, role="language"))
+            )
+            await server.start()
+            link = await open_link("127.0.0.1", server.port, own)
+            for name, tokens in expected.items():
+                answer = await ask(link, chats[None], request, adapter=name)
+                assert answer.token_ids == [tokens]
+            await link.close()
+            await server.close()
+
+    run(main())
+
+
+def test_an_adapter_of_the_tower_is_refused_where_there_is_none(
+    random_checkpoint, tmp_path
+) -> None:
+    folder = save_adapter(random_checkpoint, tmp_path / "red", is_visual=True)
+    part = LanguagePart.from_pretrained(random_checkpoint)
+    with pytest.raises(CheckpointError):
+        adapt(part, folder)

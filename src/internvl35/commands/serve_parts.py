@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import typer
@@ -125,8 +124,7 @@ def serve_language(
 
 
 def _adapt(model: VisionLanguageModel, engines: EngineOptions) -> dict[str, VisionLanguageModel]:
-    pairs = [one.partition("=") for one in engines.adapter]
-    return {name: adapt(model, Path(folder).expanduser()) for name, _, folder in pairs}
+    return {name: adapt(model, folder) for name, folder in engines.adapters}
 
 
 def _serve(
