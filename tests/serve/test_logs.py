@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 import logging
 import sys
 
+import httpx
 import pytest
+from gateway_stubs import make_answerer
 
 from internvl35.errors import PromptError, ServerError
 from internvl35.serve.frames import NackCode, WireError
+from internvl35.serve.gateway import build_app
 from internvl35.serve.logs import LineFormatter, describe_fault, start_log, with_facts
 
 
@@ -90,3 +95,47 @@ def test_the_log_goes_to_stderr_once_however_often_it_is_started(capsys):
 def test_what_cannot_be_json_is_still_a_line():
     line = LineFormatter("json", "gateway").format(record_of(where=sys))
     assert json.loads(line)["where"].startswith("<module")
+
+
+@pytest.fixture
+def lines():
+    """What the servers of this process write to their log, as JSON."""
+    file = io.StringIO()
+    handler, logger = logging.StreamHandler(file), logging.getLogger()
+    handler.setFormatter(LineFormatter("json", "gateway"))
+    own, level = logging.getLogger("internvl35"), logging.getLogger("internvl35").level
+    logger.addHandler(handler)
+    own.setLevel("DEBUG")
+    yield lambda: [json.loads(line) for line in file.getvalue().splitlines()]
+    own.setLevel(level)
+    logger.removeHandler(handler)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("text", ["hello", "BROKEN", "REFUSE", "RAISE", "CRASH"])
+def test_the_log_has_the_requests_id_and_neither_its_words_nor_its_key(lines, text, stream):
+    key, words = "sk-0123456789abcdef", "private words"
+
+    async def ask():
+        app = build_app(make_answerer(), [key])
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        headers = {"authorization": f"Bearer {key}"}
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://gateway", headers=headers
+        ) as client:
+            message = {"role": "user", "content": f"{text} {words}"}
+            body = {"messages": [message], "stream": stream, "user": words, "stop": [words]}
+            return await client.post("/v1/chat/completions", json=body)
+
+    response = asyncio.run(ask())
+    found = [line for line in lines() if line["logger"].startswith("internvl35")]
+    assert found
+    assert found[-1]["event"] == "answered"
+    assert found[-1]["status"] == response.status_code
+    assert {line["request"] for line in found} == {response.headers["x-request-id"]}
+    written = json.dumps(lines())
+    assert "private" not in written
+    assert key not in written
+    if text in ("BROKEN", "CRASH"):
+        assert [line["event"] for line in found] == ["fault", "answered"]
+        assert found[0]["fault"]

@@ -173,6 +173,6 @@ def plot_report(report: dict[str, Any], target: Path) -> None:
 
 def _draw_shares(axes: Axes, label: str, values: Sequence[float | None]) -> None:
     known = sorted(value for value in values if value is not None)
-    shares = [(number + 1) / len(known) for number in range(len(known))]
-    axes.plot(known, shares, drawstyle="steps-post")
+    shares = [number / len(known) for number in range(len(known) + 1)] if known else []
+    axes.plot(known[:1] + known, shares, drawstyle="steps-post")
     axes.set(xlabel=label, ylabel="share of answers", ylim=(0, 1.02), xlim=(0, None))
