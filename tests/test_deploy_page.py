@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,21 @@ def test_kubernetes_objects_start_what_there_is_and_agree():
     services = [one["spec"] for one in objects if one["kind"] == "Service"]
     labels = [one["spec"]["template"]["metadata"]["labels"] for one in sets]
     assert sorted(map(str, labels)) == sorted(str(one["selector"]) for one in services)
+
+
+def test_the_image_is_made_of_what_there_is():
+    text = (DEPLOY / "Dockerfile").read_text("utf-8")
+    for line in re.findall(r"^COPY (.+)$", text, re.MULTILINE):
+        *sources, _ = line.split()
+        assert all((ROOT / source).exists() for source in sources), line
+    (extras,) = re.findall(r'"\.\[([\w,]+)\]"', text)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert set(extras.split(",")) <= set(project["optional-dependencies"])
+    (user,) = re.findall(r"useradd --uid (\d+)", text)
+    for one in load_all("kubernetes.yaml"):
+        if one["kind"] in ("Deployment", "StatefulSet"):
+            context = one["spec"]["template"]["spec"]["securityContext"]
+            assert context["runAsUser"] == int(user)
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
