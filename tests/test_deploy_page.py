@@ -168,7 +168,7 @@ def test_the_table_of_sizes_is_that_of_the_presets():
     expected = []
     for name, preset in PRESETS.items():
         weights, num_gpus = 2 * preset.language.num_parameters, 1
-        while weights / num_gpus > 0.7 * 80e9:
+        while weights / num_gpus > 0.8 * 80 * 2**30:
             num_gpus *= 2
         heads = preset.language.num_kv_heads
         expected.append((name, f"{weights / 2**30:.1f}", str(num_gpus), str(heads)))
