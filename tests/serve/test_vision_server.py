@@ -145,8 +145,10 @@ def test_visual_tokens_are_those_of_the_network_bit_for_bit(model, flash) -> Non
                 assert not any(choices.values())
                 assert scores == {}
             else:
-                assert tuple(choices.values()) == whole.routing.is_compressed
-                assert tuple(scores.values()) == (whole.routing.scores or ())
+                assert tuple(choices[tile] for tile in range(9)) == whole.routing.is_compressed
+                assert tuple(scores[tile] for tile in sorted(scores)) == (
+                    whole.routing.scores or ()
+                )
             again = await ask(link, levels, tiles, flash)
             assert torch.equal(joined(again[0]), whole.image_features)
             assert again[3].num_cached_tiles == 9
@@ -307,9 +309,31 @@ def test_at_the_end_whoever_waits_hears_of_it_wherever_the_tiles_are(model, monk
     thread.close()
 
 
-def test_the_end_of_the_thread_ends_all_requests_and_is_told(model, monkeypatch) -> None:
+def test_what_fails_for_want_of_memory_fails_alone(model, monkeypatch) -> None:
+    async def main() -> None:
+        async with serving(model) as (service, link):
+            step = service._thread._stage.step
+            errors = [RuntimeError("can't allocate memory: you tried to allocate 9 bytes")]
+
+            def fail_once() -> Any:
+                if errors:
+                    raise errors.pop()
+                return step()
+
+            monkeypatch.setattr(service._thread._stage, "step", fail_once)
+            error = await refusal(ask(link, draw_tiles(2), (2,), OFF))
+            assert (error.code, "allocate memory" in str(error)) == (NackCode.INTERNAL, True)
+            assert len((await ask(link, draw_tiles(2), (2,), OFF))[0]) == 2
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "failure", [KeyError("planted"), torch.AcceleratorError("planted")], ids=["bug", "device"]
+)
+def test_the_end_of_the_thread_ends_all_requests_and_is_told(model, monkeypatch, failure) -> None:
     def die() -> None:
-        raise KeyError("planted")
+        raise failure
 
     async def main() -> None:
         async with serving(model) as (service, link):
@@ -317,7 +341,7 @@ def test_the_end_of_the_thread_ends_all_requests_and_is_told(model, monkeypatch)
             error = await refusal(ask(link, draw_tiles(2), (2,), OFF))
             assert error.code is NackCode.INTERNAL
             assert error.code.is_retryable
-            with pytest.raises(KeyError, match="planted"):
+            with pytest.raises(type(failure), match="planted"):
                 await asyncio.wait_for(service.wait_failed(), 10)
             assert (await refusal(ask(link, draw_tiles(2), (2,), OFF))).code is NackCode.INTERNAL
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, SimpleQueue
 
+import torch
 from torch import Tensor
 
 from internvl35.data.tiles import normalize_levels
@@ -203,6 +204,8 @@ class EncodingThread:
         results: list[tuple[str, EncodingResult]]
         try:
             results = self._stage.step()
+        except torch.AcceleratorError:
+            raise  # nothing on that device works again in this process
         except RuntimeError as error:  # out of memory, mostly; nobody knows whose tiles it were
             failed = ServerError(f"encoding tiles failed: {error}")
             results = [(key, failed) for key in self._in_stage]
