@@ -186,3 +186,21 @@ def test_templates_of_a_body_are_refused(said, param):
     with pytest.raises(BodyError) as found:
         read(ask(text("Why?"), **said))
     assert found.value.param == param
+
+
+def test_frames_may_be_said_for_all_videos_at_once():
+    video = {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}}
+    own = {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA", "num_frames": 3}}
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    body = {
+        "messages": [{"role": "user", "content": [video, own, picture]}],
+        "media_io_kwargs": {"video": {"num_frames": 5}},
+        "mm_processor_kwargs": {"max_dynamic_patch": 2},
+    }
+    call = read_body(body, SamplingSettings(), MediaRules(allow_videos=True))
+    assert [(p.num_frames, p.max_tiles) for p in call.pictures] == [(5, None), (3, None), (None, 2)]
+    with pytest.raises(BodyError, match="media_io_kwargs.video.fps"):
+        read_body(
+            {**body, "media_io_kwargs": {"video": {"fps": 2}}}, SamplingSettings(),
+            MediaRules(allow_videos=True),
+        )  # fmt: skip

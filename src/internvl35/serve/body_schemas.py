@@ -169,6 +169,7 @@ CHAT: Schema = _object(
         _one_of("none", "auto", "required"),
         _object({"type": _KIND, "function": _object({"name": _TEXT})}),
     ),
+    media_io_kwargs=_object({}, video=_object({}, num_frames=_whole(1))),
     parallel_tool_calls=_TRUTH, modalities=_list(_one_of("text"), 1, 1),
     chat_template_kwargs=_object({}, enable_thinking=_TRUTH),
     **_SAMPLING, **_STREAM, **_OWN, **_ignored(IGNORED),
