@@ -39,7 +39,8 @@ def test_arguments_are_read_as_texts_or_numbers(tmp_path):
         ({"max_visoin": 3}, "max_visoin"), ({"max_vision": "many"}, "many"),
         ({"min_vision": 5, "max_vision": 4}, "max_vision"), ({"secret": "s"}, "secret_file"),
         ({"secret_file": "/no/such"}, "no/such"), ({"dtype": "int3"}, "dtype"),
-        ({"drain_timeout_s": 0}, "drain_timeout_s"), ({"num_cpus": float("nan")}, "num_cpus"),
+        ({"drain_timeout_s": 0}, "drain_timeout_s"), ({"log_form": "xml"}, "log_form"),
+        ({"trace_share": "2"}, "trace_share"), ({"num_cpus": float("nan")}, "num_cpus"),
     ],
 )  # fmt: skip
 def test_arguments_that_cannot_be_used_are_refused(given, told):
@@ -109,6 +110,7 @@ def test_an_application_answers_as_a_chat_does_and_outlives_a_vision_server(
     from internvl35.serve.ray import build
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # or a busy machine never lets it begin
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), *sys.path]))
     picture = (ROOT / "examples" / "shapes.png").read_bytes()
     expected = load("tiny").ask(

@@ -34,6 +34,7 @@ from internvl35.serve.media import MediaSettings
 from internvl35.serve.media_loader import SafeMediaLoader
 from internvl35.serve.messages import Role
 from internvl35.serve.ray.directory import ANNOUNCE_EVERY_S
+from internvl35.serve.ray.servers import watch
 from internvl35.serve.ray.settings import RaySettings
 from internvl35.serve.served_checkpoint import look_at
 
@@ -57,6 +58,7 @@ class GatewayReplica:
     ) -> None:
         """Wait for the first servers, and connect to them."""
         self._settings, self._directory = settings, directory
+        self._watching = watch(settings, "gateway")
         found = look_at(resolve_checkpoint(settings.model), settings.dtype)
         with torch.device("meta"):
             model = VisionLanguageModel(found.config)  # sizes alone: nothing is computed here
@@ -93,6 +95,7 @@ class GatewayReplica:
         """Give up connections; Ray has waited for the answers."""
         self._following.cancel()
         await self._answerer.stop()
+        self._watching.close()
 
     async def _follow(self) -> None:
         while True:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from ray.util import get_node_ip_address
 from internvl35.model.hub import resolve_checkpoint
 from internvl35.serve.handshake import Identity
 from internvl35.serve.link_server import LinkServer, ListenSettings
+from internvl35.serve.logs import start_log
 from internvl35.serve.messages import Role
 from internvl35.serve.parts import start_language, start_vision
 from internvl35.serve.ray.directory import ANNOUNCE_EVERY_S
@@ -27,6 +28,7 @@ from internvl35.serve.ray.scaling import QUEUE
 from internvl35.serve.ray.settings import RaySettings
 from internvl35.serve.served_checkpoint import ServedCheckpoint, look_at
 from internvl35.serve.server_process import PartService
+from internvl35.serve.tracing import sending
 
 _LOGGER = logging.getLogger("internvl35.serve")
 
@@ -44,6 +46,7 @@ class ServerReplica:
             directory: handle of the :class:`~internvl35.serve.ray.directory.Directory`.
         """
         self._settings, self._directory = settings, directory
+        self._watching = watch(settings, self.role)
         name = f"{self.role} {serve.get_replica_context().replica_id.unique_id}"
         self._device = None if settings.num_gpus else "cpu"
         if settings.num_cpus >= 1:
@@ -84,6 +87,7 @@ class ServerReplica:
         _LOGGER.info("%s server %s:%d ends, %d requests cut off", *self._place, num_left)
         self._failing.cancel()
         self._service.close()
+        self._watching.close()
 
     async def _announce(self) -> None:
         while True:
@@ -110,3 +114,21 @@ class LanguageReplica(ServerReplica):
 
     def _load(self, found: ServedCheckpoint) -> PartService:
         return start_language(found, device_map=self._device)
+
+
+def watch(settings: RaySettings, role: Role) -> ExitStack:
+    """Write the log of a replica and send its spans.
+
+    Args:
+        settings: of the application.
+        role: of the replica.
+
+    Returns:
+        What is to be closed in the end.
+    """
+    start_log(settings.log_form, "info", role)
+    stack = ExitStack()
+    stack.enter_context(
+        sending(settings.trace_endpoint, settings.trace_share, f"internvl35-{role}")
+    )
+    return stack

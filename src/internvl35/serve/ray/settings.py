@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from internvl35.config import TINY
 from internvl35.errors import ConfigError
@@ -52,6 +52,12 @@ class RaySettings:
     """Longest time in seconds that a server which is taken away works on what it has."""
     api_key_file: str | None = None
     """File with an API key a line, on every node; the variable INTERNVL35_API_KEYS holds more."""
+    log_form: Literal["text", "json"] = "json"
+    """Form of the lines that replicas write to stderr, which Ray keeps in its own logs."""
+    trace_endpoint: str | None = None
+    """URL to which spans are sent by OTLP over HTTP (extra internvl35[trace]); None for nowhere."""
+    trace_share: float = 1.0
+    """Share of requests that are traced, 0 to 1."""
     secret: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
     """What all processes of the application prove to each other; a fresh one by default."""
 
@@ -67,6 +73,10 @@ class RaySettings:
                 raise ConfigError(f"{name} is {getattr(self, name)}; needed: at least {least}")
         if not self.drain_timeout_s > 0:
             raise ConfigError(f"drain_timeout_s is {self.drain_timeout_s}; needed: above 0")
+        if not 0 <= self.trace_share <= 1:
+            raise ConfigError(f"trace_share is {self.trace_share}; needed: 0 to 1")
+        if self.log_form not in ("text", "json"):
+            raise ConfigError(f"log_form is {self.log_form!r}; needed: text or json")
         if self.dtype not in ("auto", "bfloat16", "float16", "float32"):
             raise ConfigError(
                 f"dtype is {self.dtype!r}; needed: auto, bfloat16, float16 or float32"
