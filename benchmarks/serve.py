@@ -12,7 +12,7 @@ import base64
 import json
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ TEXTS = (
 )  # fmt: skip
 MAX_TOKENS = 8
 FIGURES = ("wire_share_of_encode", "wire", "faults")
-NUM_REQUESTS, AT_ONCE, CROWD = 60, 12, 400
+NUM_REQUESTS, AT_ONCE, CROWD = 30, 10, 300
 
 
 def make_questions() -> list[Question]:
@@ -76,15 +76,15 @@ def run_gateway(secret: str, port: int, ports: Mapping[str, int]) -> None:
     )  # fmt: skip
 
 
-async def run_faults(names: Sequence[str], secret: str) -> dict[str, dict[str, int]]:
+async def run_faults(names: Sequence[str], secret: str) -> AsyncIterator[tuple[str, Counts]]:
     """Run cases one after the other.
 
     Args:
         names: of cases.
         secret: path of a file that holds one.
 
-    Returns:
-        Counts by case.
+    Yields:
+        Each case with its counts.
 
     Raises:
         RuntimeError: if a request was lost, doubled or answered wrongly.
@@ -93,18 +93,29 @@ async def run_faults(names: Sequence[str], secret: str) -> dict[str, dict[str, i
     preload = ["benchmarks.serve", "internvl35.cli", "internvl35.chat", "internvl35.serve.parts"]
     preload += ["internvl35.serve.dvd.answering", "internvl35.serve.gateway"]
     fleet = ProcessFleet(partial(run_server, secret), partial(run_gateway, secret), preload)
-    found: dict[str, Counts] = {}
     async with fleet.running():
         for name in names:
-            crowd = name == "simultaneous"
-            load = Load(questions, CROWD if crowd else NUM_REQUESTS, AT_ONCE, timeout_s=600)
-            found[name] = await CASES[name](fleet, load)
+            number = CROWD if name == "simultaneous" else NUM_REQUESTS
+            load = Load(questions, number, AT_ONCE, timeout_s=600)
+            counts = await CASES[name](fleet, load)
             await fleet.wait_ready()
             await fleet.wait_idle()
-            print(name, found[name].as_dict(), flush=True)
-            if wrong := find_faults(name, found[name]):
+            print(name, counts.as_dict(), flush=True)
+            if wrong := find_faults(name, counts):
                 raise RuntimeError(f"{name}: {', '.join(wrong)}")
-    return {name: counts.as_dict() for name, counts in found.items()}
+            yield name, counts
+
+
+async def note_faults(figures: dict[str, Any]) -> None:
+    """Run all cases and write the result after each, since they take long."""
+    figures["faults"] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        secret = Path(folder) / "secret"
+        secret.touch(0o600)
+        secret.write_text("no secret at all, but long enough")
+        async for name, counts in run_faults(list(CASES), str(secret)):
+            figures["faults"][name] = counts.as_dict()
+            write_result(NAME, figures)
 
 
 def main(parts: Sequence[str]) -> None:
@@ -118,13 +129,10 @@ def main(parts: Sequence[str]) -> None:
         from benchmarks.serve_wire import compare
 
         figures |= compare()
+        write_result(NAME, figures)
     if "faults" in parts:
-        with tempfile.TemporaryDirectory() as folder:
-            secret = Path(folder) / "secret"
-            secret.touch(0o600)
-            secret.write_text("no secret at all, but long enough")
-            figures["faults"] = asyncio.run(run_faults(list(CASES), str(secret)))
-    print(write_result(NAME, figures))
+        asyncio.run(note_faults(figures))
+    print(RESULTS / f"{NAME}.json")
 
 
 if __name__ == "__main__":

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from fake_fleet import LevelChat, LevelLoader
 from fake_servers import (
     FAST,
     FakeLanguage,
@@ -19,13 +21,15 @@ from fake_servers import (
     make_request,
 )
 
-from internvl35.errors import InternVLError, PromptError, ServerError
+from internvl35.errors import ConfigError, InternVLError, PromptError, ServerError
 from internvl35.generate.answers import Completion
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.request import Request
 from internvl35.generate.sampling import SamplingSettings
+from internvl35.serve.dvd.answering import DecoupledAnswerer
 from internvl35.serve.dvd.engine import DecoupledEngine
 from internvl35.serve.frames import NackCode, WireError
+from internvl35.serve.gateway_settings import GatewaySettings
 from internvl35.serve.refusals import RefusedError
 
 GREEDY = SamplingSettings()
@@ -103,6 +107,32 @@ def test_visual_tokens_reach_their_places(flash: FlashSettings, can_restart: boo
                 dropped = 3 * sum(choices)
                 assert len(found.request.prompt) == len(make_request(*PICTURES).prompt) - dropped
             assert text_of(await answer(engine, make_request(), flash)) == expected_text()
+
+    run(main())
+
+
+def test_an_adapter_is_asked_for_by_the_name_of_a_model() -> None:
+    asked: list[str | None] = []
+
+    async def note(opening: Any, channel: Any) -> None:
+        asked.append(opening.adapter)
+
+    async def main() -> None:
+        language = FakeLanguage(before=note)
+        async with decoupled([FakeVision()], [language]) as (engine, _):
+            engine = replace(engine, adapters=("poet", "clerk"))
+            arguments = [LevelChat(), engine, LevelLoader(), None, None, GatewaySettings()]
+            answerer: Any = DecoupledAnswerer(*arguments, ("tiny",))  # type: ignore[arg-type]
+            assert answerer.names == ("tiny", "poet", "clerk")
+            for model in ("poet", None, "clerk", "tiny"):
+                call: Any = SimpleNamespace(call=SimpleNamespace(model=model))
+                for is_whole in (True, False):
+                    chosen = answerer.engine_for(call, is_whole=is_whole)
+                    assert chosen.can_restart == is_whole
+                    assert text_of(await answer(chosen, make_request([5]))) == expected_text([5])
+            assert asked == ["poet"] * 2 + [None] * 2 + ["clerk"] * 2 + [None] * 2
+            with pytest.raises(ConfigError, match="an adapter has the model's name poet"):
+                DecoupledAnswerer(*arguments, ("poet",))  # type: ignore[arg-type]
 
     run(main())
 

@@ -69,6 +69,9 @@ class PeerOptions:
     """Address of a vision server; repeat it, or separate several by commas."""
     language_peers: tuple[str, ...] = field(default=(), metadata={METAVAR: "HOST:PORT"})
     """Address of a language server; repeat it, or separate several by commas."""
+    adapter: tuple[str, ...] = field(default=(), metadata={METAVAR: "NAME"})
+    """LoRA adapter of all language servers that requests ask for by this name of a model; repeat it
+    for more."""
 
     def __post_init__(self) -> None:
         """Refuse what is no address."""
@@ -95,7 +98,8 @@ def serve_gateway(
 ) -> None:
     """Answer OpenAI's API over HTTP by vision and language servers that run elsewhere."""
     front = Front(options, gateway, system, sampling, flash, model, hub, telemetry)
-    _run(front, links, _split(peers.vision_peers), _split(peers.language_peers))
+    vision, language = _split(peers.vision_peers), _split(peers.language_peers)
+    _run(front, links, vision, language, adapters=peers.adapter)
 
 
 def run_split(front: Front, split: SplitOptions) -> None:
@@ -154,6 +158,8 @@ def _run(
     vision: Sequence[tuple[str, int]],
     language: Sequence[tuple[str, int]],
     children: Children | None = None,
+    *,
+    adapters: tuple[str, ...] = (),
 ) -> None:
     """Answer by servers that are there, or will be."""
     links.read_secret()  # before anything is loaded
@@ -177,6 +183,7 @@ def _run(
                 children,
             ),
             chat.model.config,
+            adapters=adapters,
         )
 
     def look(folder: Path) -> str:

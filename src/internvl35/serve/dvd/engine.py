@@ -82,7 +82,9 @@ class DecoupledEngine:
     config: InternVLChatConfig
     """Of the checkpoint that all of them serve."""
     adapter: str | None = None
-    """Name of a LoRA adapter that language servers have; None for the checkpoint alone."""
+    """Name of the LoRA adapter that answers; None for the checkpoint alone."""
+    adapters: tuple[str, ...] = ()
+    """Names of all adapters that language servers have."""
     can_restart: bool = False
     """Whether nothing is told before the end, so that an answer can be begun anew elsewhere."""
 
