@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from internvl35.errors import ConfigError
-from internvl35.generate.digests import digest_picture, digest_tensor
+from internvl35.generate.digests import digest_picture, digest_tensor, is_finite
 from internvl35.generate.feature_cache import FeatureCache, FeatureKey
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.routing import RoutedTiles
@@ -162,3 +162,17 @@ def test_branch_and_salt_are_part_of_what_is_asked_for():
 def test_a_cache_of_less_than_nothing_is_refused():
     with pytest.raises(ConfigError, match="cache_bytes is -1; needed: 0 or more"):
         FeatureCache(-1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_one_number_that_is_not_finite_is_found_anywhere(dtype, bad):
+    values = torch.full((7, 37), 30_000.0).to(dtype)
+    values[0, 0] = -30_000.0
+    assert is_finite(values)
+    for place in range(values.numel()):
+        spoilt = values.clone()
+        spoilt.view(-1)[place] = bad
+        assert not is_finite(spoilt)
+    assert is_finite(torch.zeros(0, 3))
+    assert is_finite(torch.ones(3, dtype=torch.bool))

@@ -12,11 +12,13 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from internvl35.errors import InternVLError, MediaError
-from internvl35.generate.digests import DIGEST_BYTES
+from internvl35.generate.digests import DIGEST_BYTES, is_finite
 
 
 class ArrivingFeatures:
@@ -73,9 +75,9 @@ class ArrivingFeatures:
                 f"visual tokens of shape {tuple(values.shape)} and dtype {values.dtype} arrive; "
                 f"needed: (n, {self.width}) of {self.values.dtype}"
             )
-        if not bool(values.isfinite().all()):
+        if not is_finite(values):
             raise MediaError("visual tokens arrive that hold NaN or infinite numbers")
-        digests = [self._digest(row) for row in values.view(torch.uint8)]
+        digests = list(map(self._digest, values.view(torch.uint8).numpy()))
         with self._lock:
             if self.error is not None:
                 return
@@ -143,7 +145,7 @@ class ArrivingFeatures:
             news.clear()
         return self.values
 
-    def _digest(self, row: Tensor) -> bytes:
+    def _digest(self, row: npt.NDArray[np.uint8]) -> bytes:
         digest = self._head.copy()
-        digest.update(row.numpy().data)
+        digest.update(row.data)
         return digest.digest()

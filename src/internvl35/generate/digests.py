@@ -1,4 +1,4 @@
-"""What pictures hold, told by few bytes.
+"""What pictures hold: told by few bytes, and whether all of it is numbers.
 
 Who looks them up is left to :mod:`internvl35.generate.feature_cache` and
 :mod:`internvl35.generate.prefix`. No counterpart in the paper.
@@ -46,3 +46,18 @@ def digest_picture(tiles: Sequence[bytes], is_compressed: Sequence[bool]) -> byt
     choices = bytes(map(int, is_compressed))
     parts = (f"picture {len(tiles)}\n".encode(), *tiles, choices)
     return hashlib.blake2b(b"".join(parts), digest_size=DIGEST_BYTES).digest()
+
+
+def is_finite(values: Tensor) -> bool:
+    """Tell whether a tensor holds no NaN and nothing infinite; an order faster than ``isfinite``.
+
+    Args:
+        values: any shape and dtype.
+
+    Returns:
+        Whether it is so; True of what is no floating point number.
+    """
+    if not values.is_floating_point() or not values.numel():
+        return True
+    lowest, highest = values.aminmax()  # NaN passes through both
+    return bool(lowest.isfinite() & highest.isfinite())

@@ -14,7 +14,7 @@ from internvl35.data.compression import TileRouting
 from internvl35.data.prompt import Prompt
 from internvl35.errors import PromptError
 from internvl35.generate.arriving import ArrivingFeatures
-from internvl35.generate.digests import digest_tensor
+from internvl35.generate.digests import digest_tensor, is_finite
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,9 @@ class Request:
     def first_bad_row(self) -> int | None:
         """First tile or visual token that holds NaN or infinite numbers; None if none does."""
         values = self.image_features if self.pixel_values is None else self.pixel_values
-        if values is None:
+        if values is None or is_finite(values):
             return None
-        is_bad = ~values.isfinite()
-        if not bool(is_bad.any()):
-            return None
-        return int(is_bad.nonzero()[0, 0])
+        return int((~values.isfinite()).nonzero()[0, 0])
 
     def examine(self) -> None:
         """Look through its pictures in this thread, some milliseconds a tile, and not in another's.
