@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
@@ -277,6 +279,36 @@ def test_the_most_urgent_groups_are_encoded_first(model, monkeypatch) -> None:
         for future in futures:
             assert future.result(20).features.shape == (FULL, WIDTH)
     assert order == [2, 1, 3, 0]
+
+
+def test_a_group_that_is_given_up_takes_no_memory_while_others_go_on(model, monkeypatch) -> None:
+    settings = VisionServerSettings(max_tiles_per_batch=1, num_helpers=1, feature_cache_mib=0)
+    service = VisionService(model, settings)
+    with closing(service._thread) as thread:
+        entered, permits = threading.Semaphore(0), threading.Semaphore(0)
+        step = thread._stage.step
+
+        def wait() -> Any:
+            entered.release()
+            assert permits.acquire(timeout=20)
+            return step()
+
+        monkeypatch.setattr(thread._stage, "step", wait)
+        futures = [thread.encode(TileGroup(draw_tiles(1, seed), (1,), OFF)) for seed in range(6)]
+        assert entered.acquire(timeout=20)
+        levels = draw_tiles(1, 9)
+        late = thread.encode(TileGroup(levels, (1,), OFF, priority=5))
+        there = weakref.ref(levels)
+        del levels
+        assert late.cancel()
+        permits.release()
+        assert entered.acquire(timeout=20)  # it has seen to its orders
+        del late
+        gc.collect()
+        assert there() is None
+        permits.release(100)
+        for future in futures:
+            assert future.result(20).features.shape == (FULL, WIDTH)
 
 
 def test_at_the_end_whoever_waits_hears_of_it_wherever_the_tiles_are(model, monkeypatch) -> None:

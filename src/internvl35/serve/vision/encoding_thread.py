@@ -132,8 +132,11 @@ class EncodingThread:
         self._thread.join()
 
     def _drop(self, waiting: _Waiting) -> None:
-        """Give a group up; in the heap it is passed over later."""
-        if self._in_stage.pop(str(waiting.number), None) is not None:
+        """Give a group up, and the memory of its tiles."""
+        if waiting in self._heap:
+            self._heap.remove(waiting)
+            heapq.heapify(self._heap)
+        elif self._in_stage.pop(str(waiting.number), None) is not None:
             self._stage.cancel(str(waiting.number))
 
     def _run(self) -> None:
