@@ -7,13 +7,12 @@ step consists of is left to :mod:`internvl35.generate.scheduler`. No counterpart
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from internvl35.generate.paged_attention import (
     PAGED,
@@ -26,6 +25,7 @@ from internvl35.generate.replay import AnswerRow, Record, ReplayedSteps, to_devi
 from internvl35.generate.request import Request
 from internvl35.generate.scheduler import Work
 from internvl35.model.composite import VisionLanguageModel
+from internvl35.model.copies import copy_modules
 
 
 class LanguageDecoder:
@@ -51,7 +51,7 @@ class LanguageDecoder:
         register_paged_attention()
         self.model = model
         self.cache = PagedCache(num_blocks + (record is not None), block_size)  # one to spare
-        self._language_model = _copy_modules(model.language_model)
+        self._language_model = copy_modules(model.language_model)
         self._language_model.set_attn_implementation(PAGED)
         # four dimensions: transformers makes none itself
         self._no_mask = torch.empty(1, 1, 0, 0, device=model.input_device)
@@ -182,15 +182,3 @@ def _show_pictures(embeds: Tensor, work: Work, request: Request) -> None:
             place = slice(start - work.start, stop - work.start)
             embeds[place] = shown.to(embeds.device, embeds.dtype)
         taken += span.num_tokens
-
-
-def _copy_modules(language_model: nn.Module) -> Any:
-    """Copy a model's modules and configuration; parameters and buffers stay the same objects."""
-    shared: dict[int, Any] = {}
-    for module in language_model.modules():
-        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-            shared[id(tensor)] = tensor
-        hook = getattr(module, "_hf_hook", None)  # fetches offloaded weights; may hold all of them
-        if hook is not None:
-            shared[id(hook)] = hook
-    return copy.deepcopy(language_model, shared)
