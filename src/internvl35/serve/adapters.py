@@ -6,21 +6,13 @@ Loading them is left to :mod:`internvl35.commands.serve_engine`. No counterpart 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from internvl35.errors import ConfigError
 from internvl35.generate.answers import Completion, Update
 from internvl35.generate.engines import GenerationEngine
 from internvl35.generate.request import Request
 from internvl35.generate.sampling import SamplingSettings
-from internvl35.serve.answering import Answerer, Defaults, OpenedCall
-from internvl35.serve.chat_answer import AnswerFormat
-from internvl35.serve.gateway_settings import GatewaySettings
-from internvl35.serve.media import MediaLoader
-
-if TYPE_CHECKING:
-    from internvl35.chat import Chat
+from internvl35.serve.answering import Answerer, OpenedCall
 
 
 class AdaptedEngines:
@@ -57,43 +49,9 @@ class AdaptedEngines:
 
 
 class AdapterAnswerer(Answerer):
-    """Answers by the adapter that a body names as its model.
-
-    Args:
-        chat: see :class:`Answerer`; adapters share its prompts.
-        engine: the engines.
-        loader: see :class:`Answerer`.
-        form: see :class:`Answerer`; answers of adapters carry their names.
-        defaults: see :class:`Answerer`.
-        settings: see :class:`Answerer`; all adapters share the limits.
-        names: of the model without adapters.
-
-    Raises:
-        ConfigError: if an adapter has a name of the model.
-    """
-
-    def __init__(
-        self,
-        chat: Chat,
-        engine: GenerationEngine,
-        loader: MediaLoader,
-        form: AnswerFormat,
-        defaults: Defaults,
-        settings: GatewaySettings,
-        names: Sequence[str],
-    ) -> None:
-        """Serve the adapters' names beside the model's."""
-        assert isinstance(engine, AdaptedEngines)
-        self._adapters = engine.adapters
-        if taken := sorted(self._adapters.keys() & set(names)):
-            raise ConfigError(f"an adapter has the model's name {taken[0]}; give it another one")
-        every = (*names, *self._adapters)
-        super().__init__(chat, engine, loader, form, defaults, settings, every)
+    """Answers by the adapter that a body names as its model; all share the limits and prompts."""
 
     def engine_for(self, opened: OpenedCall, *, is_whole: bool) -> GenerationEngine:
         """Say who answers a request; see :class:`Answerer`."""
-        return self._adapters.get(opened.call.model or "", self.engine)
-
-    def form_for(self, model: str | None) -> AnswerFormat:
-        """Say who writes an answer down; see :class:`Answerer`."""
-        return replace(self.form, model=model) if model in self._adapters else self.form
+        assert isinstance(self.engine, AdaptedEngines)
+        return self.engine.adapters.get(opened.call.model or "", self.engine)

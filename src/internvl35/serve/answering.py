@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from internvl35.data.tiles import normalize_levels
-from internvl35.errors import InternVLError
+from internvl35.errors import ConfigError, InternVLError
 from internvl35.generate.answers import Completion, Sample, Update
 from internvl35.generate.engines import GenerationEngine
 from internvl35.generate.flash import FlashSettings
@@ -79,6 +79,9 @@ class Answerer:
         defaults: what holds where a body says nothing.
         settings: how much is let in.
         names: of the model, the first of which answers carry; a body may name any of them.
+
+    Raises:
+        ConfigError: if an adapter of the engine has a name of the model.
     """
 
     def __init__(
@@ -93,7 +96,11 @@ class Answerer:
     ) -> None:
         """Begin with empty rooms."""
         self.chat, self.engine, self.form = chat, engine, form
-        self.defaults, self.settings, self.names = defaults, settings, tuple(names)
+        self.defaults, self.settings = defaults, settings
+        self.adapters = tuple(getattr(engine, "adapters", ()))  # of engines that have some
+        if taken := sorted(set(self.adapters) & set(names)):
+            raise ConfigError(f"an adapter has the model's name {taken[0]}; give it another one")
+        self.names = (*names, *self.adapters)
         self.loader = loader
         self.room = Room(settings)
         self.metrics = Metrics(self.room)
@@ -132,9 +139,11 @@ class Answerer:
             model: that was asked for.
 
         Returns:
-            A format.
+            A format; answers of adapters carry their names.
         """
-        return self.form
+        if model is None or model not in self.adapters:
+            return self.form
+        return replace(self.form, model=model)
 
     def note_fault(self) -> None:
         """Take in that the engine raised what is no request's fault: it has ended."""
