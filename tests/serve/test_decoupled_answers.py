@@ -20,8 +20,12 @@ from internvl35.data.tiles import cut_tiles, normalize_levels, stack_tiles
 from internvl35.data.tokenizer import load_tokenizer, save_tokenizer
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.sampling import SamplingSettings
+from internvl35.generate.vision import VisionStage
+from internvl35.generate.vision_thread import VisionThread
+from internvl35.model.parts import load_vision_part
 from internvl35.serve.dvd.answering import DecoupledAnswerer
 from internvl35.serve.dvd.engine import DecoupledEngine, Servers
+from internvl35.serve.dvd.local_encoder import LocalEncoder
 from internvl35.serve.dvd.peers import PeerAddress, Pool
 from internvl35.serve.handshake import Identity
 from internvl35.serve.link_server import LinkServer
@@ -78,7 +82,9 @@ def requests(chat):
     return pairs
 
 
-async def answer_all(folder, prompts, requests, policies, num_vision, *, can_restart):
+async def answer_all(
+    folder, prompts, requests, policies, num_vision, *, can_restart, local_tiles=0
+):
     """Answer all requests at once by services in this process; gives completions."""
     served = look_at(folder, "float32")
     async with AsyncExitStack() as stack:
@@ -103,7 +109,14 @@ async def answer_all(folder, prompts, requests, policies, num_vision, *, can_res
         servers = Servers(*(Pool(role, found, own, patient) for role, found in addresses.items()))
         await servers.start()
         stack.push_async_callback(servers.close)
-        engine = DecoupledEngine(servers, prompts.model.config, can_restart=can_restart)
+        local = None
+        if local_tiles:
+            stage = VisionStage(load_vision_part(folder, dtype=served.dtype))
+            thread = stack.enter_context(closing(VisionThread(stage)))
+            local = LocalEncoder(thread, local_tiles, served.dtype)
+        engine = DecoupledEngine(
+            servers, prompts.model.config, can_restart=can_restart, local=local
+        )
 
         async def answer(request, policy):
             updates = engine.stream(request, SAMPLING, flash=FlashSettings(policy))
@@ -114,8 +127,11 @@ async def answer_all(folder, prompts, requests, policies, num_vision, *, can_res
         )
 
 
-@pytest.mark.parametrize(("num_vision", "can_restart"), [(1, False), (2, True), (3, False)])
-def test_answers_are_those_of_a_chat(folder, chat, requests, num_vision, can_restart):
+@pytest.mark.parametrize(
+    ("num_vision", "can_restart", "local_tiles"),
+    [(1, False, 0), (2, True, 0), (3, False, 0), (1, False, 4)],
+)
+def test_answers_are_those_of_a_chat(folder, chat, requests, num_vision, can_restart, local_tiles):
     pairs = [(pair, policy) for policy in POLICIES for pair in requests]
     policies = [policy for _, policy in pairs]
     alone = chat.engine.generate(
@@ -125,7 +141,7 @@ def test_answers_are_those_of_a_chat(folder, chat, requests, num_vision, can_res
         asyncio.wait_for(
             answer_all(
                 folder, chat, [pair[1] for pair, _ in pairs], policies, num_vision,
-                can_restart=can_restart,
+                can_restart=can_restart, local_tiles=local_tiles,
             ),
             200,
         )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Coroutine
 from dataclasses import replace
+from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +14,9 @@ import pytest
 import torch
 from fake_fleet import LevelChat, LevelLoader
 from fake_servers import (
+    CONFIG,
     FAST,
+    GATEWAY,
     FakeLanguage,
     FakeVision,
     decoupled,
@@ -27,7 +31,8 @@ from internvl35.generate.flash import FlashSettings
 from internvl35.generate.request import Request
 from internvl35.generate.sampling import SamplingSettings
 from internvl35.serve.dvd.answering import DecoupledAnswerer
-from internvl35.serve.dvd.engine import DecoupledEngine
+from internvl35.serve.dvd.engine import DecoupledEngine, Servers
+from internvl35.serve.dvd.peers import PeerAddress, Pool
 from internvl35.serve.frames import NackCode, WireError
 from internvl35.serve.gateway_settings import GatewaySettings
 from internvl35.serve.refusals import RefusedError
@@ -135,6 +140,35 @@ def test_an_adapter_is_asked_for_by_the_name_of_a_model() -> None:
                 DecoupledAnswerer(*arguments, ("poet",))  # type: ignore[arg-type]
 
     run(main())
+
+
+def test_lists_are_answered_outside_of_a_loop_as_often_as_is_wished() -> None:
+    """By servers in another thread's loop."""
+    ports: SimpleQueue[list[int]] = SimpleQueue()
+    end = threading.Event()
+
+    async def serve() -> None:
+        async with decoupled([FakeVision()], [FakeLanguage(before=Fails(1))]) as (_, servers):
+            ports.put([server.port for server in servers])
+            await asyncio.to_thread(end.wait)
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    eye, mouth = (PeerAddress("127.0.0.1", port) for port in ports.get())
+    engine = DecoupledEngine(
+        Servers(Pool("vision", [eye], GATEWAY, FAST), Pool("language", [mouth], GATEWAY, FAST)),
+        CONFIG,  # type: ignore[arg-type]
+    )
+    try:
+        for _ in range(2):
+            requests = [make_request([level]) for level in range(20, 24)]
+            found = engine.generate(requests, GREEDY, flash=OFF)
+            assert [text_of(one) for one in found] == [
+                expected_text([level]) for level in range(20, 24)
+            ]
+    finally:
+        end.set()
+        thread.join()
 
 
 def test_several_answers_come_side_by_side() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from internvl35.generate.engines import GenerationEngine
     from internvl35.serve.answering import Answerer
     from internvl35.serve.dvd.children import ChildCommand, Children
+    from internvl35.serve.dvd.local_encoder import LocalEncoder
     from internvl35.serve.messages import Role
+    from internvl35.serve.served_checkpoint import ServedCheckpoint
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,14 @@ class PeerOptions:
     """LoRA adapter of all language servers that requests ask for by this name of a model; repeat it
     for more."""
 
+    local_tiles: int = 0
+    """Requests of at most so many tiles are encoded in the gateway's own process, on
+    --device-map or the CPU; 0 for none, and no vision part is loaded."""
+
     def __post_init__(self) -> None:
         """Refuse what is no address."""
+        if self.local_tiles < 0:
+            raise ConfigError(f"local_tiles is {self.local_tiles}; needed: 0 or more")
         for name, given in (("vision", self.vision_peers), ("language", self.language_peers)):
             found = _split(given)
             if not found:
@@ -99,7 +107,7 @@ def serve_gateway(
     """Answer OpenAI's API over HTTP by vision and language servers that run elsewhere."""
     front = Front(options, gateway, system, sampling, flash, model, hub, telemetry)
     vision, language = _split(peers.vision_peers), _split(peers.language_peers)
-    _run(front, links, vision, language, adapters=peers.adapter)
+    _run(front, links, vision, language, adapters=peers.adapter, local_tiles=peers.local_tiles)
 
 
 def run_split(front: Front, split: SplitOptions) -> None:
@@ -160,6 +168,7 @@ def _run(
     children: Children | None = None,
     *,
     adapters: tuple[str, ...] = (),
+    local_tiles: int = 0,
 ) -> None:
     """Answer by servers that are there, or will be."""
     links.read_secret()  # before anything is loaded
@@ -176,15 +185,13 @@ def _run(
         context = links.context(is_server=False)
         seen = [PeerAddress(*address) for address in vision]
         written = [PeerAddress(*address) for address in language]
-        yield DecoupledEngine(
-            Servers(
-                Pool("vision", seen, own, context=context),
-                Pool("language", written, own, context=context),
-                children,
-            ),
-            chat.model.config,
-            adapters=adapters,
+        servers = Servers(
+            Pool("vision", seen, own, context=context),
+            Pool("language", written, own, context=context),
+            children,
         )
+        with _encoding(served, local_tiles, front.model.device_map) as local:
+            yield DecoupledEngine(servers, chat.model.config, adapters=adapters, local=local)
 
     def look(folder: Path) -> str:
         from internvl35.serve.served_checkpoint import look_at
@@ -195,6 +202,24 @@ def _run(
 
     light = replace(front, model=replace(front.model, device_map="meta", int8=False))
     light.run(start, _import_answerer, look)
+
+
+@contextmanager
+def _encoding(
+    served: ServedCheckpoint, max_tiles: int, device: str | None
+) -> Iterator[LocalEncoder | None]:
+    """Load the vision part, if small requests are encoded here."""
+    if not max_tiles:
+        yield None
+        return
+    from internvl35.generate.vision import VisionStage
+    from internvl35.generate.vision_thread import VisionThread
+    from internvl35.model.parts import load_vision_part
+    from internvl35.serve.dvd.local_encoder import LocalEncoder
+
+    model = load_vision_part(served.folder, dtype=served.dtype).to(device or "cpu")
+    with closing(VisionThread(VisionStage(model))) as thread:
+        yield LocalEncoder(thread, max_tiles, served.dtype)
 
 
 def _import_answerer() -> type[Answerer]:

@@ -25,6 +25,7 @@ from internvl35.model.configuration import InternVLChatConfig
 from internvl35.serve.dvd.calls import Call, check_levels
 from internvl35.serve.dvd.children import Children
 from internvl35.serve.dvd.encoding import encode
+from internvl35.serve.dvd.local_encoder import LocalEncoder
 from internvl35.serve.dvd.peers import Pool
 from internvl35.serve.dvd.visual_tokens import VisualTokens
 from internvl35.serve.dvd.writing import Writing
@@ -85,6 +86,8 @@ class DecoupledEngine:
     """Name of the LoRA adapter that answers; None for the checkpoint alone."""
     adapters: tuple[str, ...] = ()
     """Names of all adapters that language servers have."""
+    local: LocalEncoder | None = None
+    """Encodes small requests here; None to leave all to vision servers."""
     can_restart: bool = False
     """Whether nothing is told before the end, so that an answer can be begun anew elsewhere."""
 
@@ -141,7 +144,10 @@ class DecoupledEngine:
         writing = Writing(call, tokens, sizes, self.adapter, self.can_restart)
         encoding = None
         if call.num_tiles:
-            work = encode(self.servers.vision, call, tokens, _TILES_PER_MESSAGE)
+            if self.local is not None and self.local.takes(call):
+                work = self.local.encode(call, tokens)
+            else:
+                work = encode(self.servers.vision, call, tokens, _TILES_PER_MESSAGE)
             encoding = asyncio.create_task(work, name=f"encodes {call.request_id}")
         try:
             async with aclosing(writing.run(self.servers.language, started)) as updates:

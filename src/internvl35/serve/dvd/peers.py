@@ -193,6 +193,9 @@ class Pool:
         for peer in self.peers:
             if peer.link is not None:
                 await peer.link.close()
+                peer.link = None
+        self._tasks = {}
+        self._turn, self._change = asyncio.Lock(), asyncio.Event()  # those knew this loop alone
 
     @asynccontextmanager
     async def borrow(
