@@ -208,8 +208,10 @@ async def ask(
     return await Answer(sampling.num_samples).read(stream)
 
 
-@pytest.mark.parametrize("policy", ["off", "all", "released", "absolute"])
-@pytest.mark.parametrize("is_reversed", [False, True])
+@pytest.mark.parametrize(
+    ("policy", "is_reversed"),
+    [("off", False), ("off", True), ("all", False), ("released", True), ("absolute", True)],
+)
 def test_greedy_answers_are_those_of_a_chat(chat, part, requests, policy, is_reversed) -> None:
     flash = FlashSettings(policy)
     expected = chat.engine.generate(requests, BRIEF, flash=flash)
