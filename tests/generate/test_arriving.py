@@ -91,7 +91,7 @@ def shelf(build_model, family):
     return _known[family]
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(st.integers(0, 2**32))
 def test_no_order_of_arrival_changes_an_answer(build_model, seed):
     check_arrivals(build_model, Random(seed))

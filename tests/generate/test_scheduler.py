@@ -222,6 +222,20 @@ def test_the_last_token_of_a_known_prompt_is_computed_all_the_same():
     assert [(work.start, work.count) for work in works] == [(4, 4)]
 
 
+def test_what_others_compute_meanwhile_is_not_computed_again():
+    scheduler = Scheduler(BlockPool(100), SIZE, 20, 4)
+    sequences = [make(number, 0, 1, ids=range(40)) for number in range(3)]
+    for sequence in sequences:
+        scheduler.add(sequence)
+    works, _ = step(scheduler)
+    assert [work.count for work in works] == [10, 5, 5]
+    works, _ = step(scheduler)
+    assert [work.start for work in works] == [10, 8, 8]
+    ended, _ = run_all(scheduler)
+    assert len(ended) == 3
+    assert [sequence.num_cached > 0 for sequence in sequences] == [False, True, True]
+
+
 def test_answers_to_one_prompt_wait_for_the_first_to_compute_it():
     scheduler = Scheduler(BlockPool(20), SIZE, 6, 4)
     leader = make(0, 10, 3, ids=range(10))
