@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from benchmarks.serve import run_faults
 from benchmarks.serve_chaos import CASES, find_faults
 from benchmarks.serve_load import Counts, Load
 from fake_fleet import fleet_of_fakes, make_questions
@@ -45,3 +46,16 @@ def test_nothing_is_lost_or_doubled(name):
     print(name, counts.as_dict())
     assert find_faults(name, counts) == []
     assert counts.sent == load.num_requests
+
+
+@pytest.mark.slow
+def test_processes_of_the_embedded_checkpoint_are_restarted_under_load(tmp_path):
+    """As ``python -m benchmarks.serve faults`` does, which raises if a request is lost."""
+    secret = tmp_path / "secret"
+    secret.touch(0o600)
+    secret.write_text("no secret at all, but long enough")
+
+    async def run():
+        return [name async for name, _ in run_faults(["vision_killed", "drain"], str(secret))]
+
+    assert asyncio.run(run()) == ["vision_killed", "drain"]

@@ -40,7 +40,7 @@ from internvl35.serve.media import LoadedMedia
 
 PATIENT = PeerSettings(
     retry_first_s=0.02, retry_most_s=0.2, patience_s=60.0,
-    link=LinkSettings(ping_every_s=0.5, dead_after_s=5.0, lease_s=10.0),
+    link=LinkSettings(ping_every_s=0.5, dead_after_s=10.0, lease_s=30.0),
 )  # fmt: skip
 """Patience for a machine that is busy with other things."""
 STEP_S = 0.004
@@ -108,7 +108,7 @@ def run_server(name: str, port: int) -> None:
         ended = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
         await ended.wait()
-        os._exit(1 if await server.drain(20) else 0)
+        os._exit(1 if await server.drain(110) else 0)
 
     asyncio.run(main())
 
@@ -123,7 +123,7 @@ def run_gateway(max_requests: int, port: int, ports: dict[str, int]) -> None:
     engine = DecoupledEngine(Servers(*pools), CONFIG)  # type: ignore[arg-type]
     chat = LevelChat()
     form = AnswerFormat(chat.tokenizer, chat.rules.end_token_ids, "tiny", None, 4)
-    settings = GatewaySettings(max_requests=max_requests, drain_timeout_s=20)
+    settings = GatewaySettings(max_requests=max_requests, drain_timeout_s=110)
     answerer = DecoupledAnswerer(
         chat, engine, LevelLoader(), form, Defaults(SamplingSettings()), settings, ("tiny",)
     )  # type: ignore[arg-type]

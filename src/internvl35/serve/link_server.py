@@ -170,7 +170,7 @@ class LinkServer:
         num_left = len(self._requests)
         leaving = [asyncio.create_task(link.wait_ended()) for link in self._links]
         if leaving and not num_left:  # gateways hang up when they have read the last words
-            await asyncio.wait(leaving, timeout=self._settings.handshake_s)
+            await asyncio.wait(leaving, timeout=self._settings.dead_after_s)
         for task in leaving:
             task.cancel()
         await self.close()

@@ -96,5 +96,6 @@ async def beside(stream: Stream, sending: Coroutine[Any, Any, None]) -> AsyncIte
 
 
 def _close_if_failed(task: asyncio.Task[None], stream: Stream) -> None:
-    if not task.cancelled() and task.exception() is not None:
+    """Wake who reads; a stream that could not be sent over wakes it itself, with the reason."""
+    if not task.cancelled() and not isinstance(task.exception(), WireError | None):
         stream.close()
