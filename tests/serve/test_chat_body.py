@@ -199,7 +199,7 @@ def test_frames_may_be_said_for_all_videos_at_once():
     }
     call = read_body(body, SamplingSettings(), MediaRules(allow_videos=True))
     assert [(p.num_frames, p.max_tiles) for p in call.pictures] == [(5, None), (3, None), (None, 2)]
-    with pytest.raises(BodyError, match="media_io_kwargs.video.fps"):
+    with pytest.raises(BodyError, match=r"media_io_kwargs\.video\.fps"):
         read_body(
             {**body, "media_io_kwargs": {"video": {"fps": 2}}}, SamplingSettings(),
             MediaRules(allow_videos=True),

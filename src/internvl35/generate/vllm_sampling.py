@@ -98,6 +98,25 @@ def _check(sampling: SamplingSettings, num_rows: int) -> None:
                 )
 
 
+def check_seed(sampling: SamplingSettings, config: Any) -> None:
+    """Refuse a seed that vLLM would die of: its generators on a CPU cannot be set back.
+
+    Args:
+        sampling: of a request.
+        config: vLLM's own.
+
+    Raises:
+        ConfigError: if random choices have a seed, and prompts may be computed in pieces on a CPU.
+    """
+    is_drawn = sampling.seed is not None and sampling.temperature > 0
+    is_cut = config.scheduler_config.enable_chunked_prefill
+    if is_drawn and is_cut and config.device_config.device_type == "cpu":
+        raise ConfigError(
+            "seed is set, and vLLM computes prompts in pieces on a CPU, where it would die of "
+            "that; leave seed out, or take enable_chunked_prefill out of further"
+        )
+
+
 def _structure_arguments(structure: StructureSettings) -> dict[str, Any]:
     if structure.json_schema is not None:
         return {"json": structure.json_schema}

@@ -1,6 +1,7 @@
 """What a gateway lets in, how long it waits, and under which names it answers.
 
-The command's own options stand in :mod:`internvl35.commands.serve_front`. No counterpart in the paper.
+The command's own options stand in :mod:`internvl35.commands.serve_front`. No counterpart in the
+paper.
 """
 
 from __future__ import annotations
