@@ -19,12 +19,13 @@ from internvl35.serve.ray.settings import RaySettings
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "examples" / "deploy"
 PAGE = (ROOT / "docs" / "howto" / "deploy.md").read_text(encoding="utf-8")
+COMMAND = get_command(cli.app)
 UNITS = sorted(DEPLOY.glob("*.service"))
 
 
 def find_mistakes(words):
     """Name what the command line of this package would not take of some words."""
-    command, left = get_command(cli.app), list(words)
+    command, left = COMMAND, list(words)
     while left and left[0] in getattr(command, "commands", {}):
         command = command.commands[left.pop(0)]
     known = {flag: one for one in command.params for flag in one.opts + one.secondary_opts}

@@ -91,8 +91,20 @@ def test_what_goes_wrong_is_told_by_its_kind_alone(exporter):
 
 
 def test_a_stage_that_is_cancelled_ends_and_says_so(exporter):
-    engine = EchoEngine(lambda text: 60.0)
-    assert ask("hello", answerer=make_answerer(engine, request_timeout_s=0.05)).status_code == 504
+    engine = EchoEngine(lambda text: 600.0)
+
+    async def leave():
+        transport = httpx.ASGITransport(build_app(make_answerer(engine)))
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+            body = {"messages": [{"role": "user", "content": "hello"}]}
+            asking = asyncio.create_task(client.post("/v1/chat/completions", json=body))
+            while not engine.num_now:
+                await asyncio.sleep(0.01)
+            asking.cancel()
+            await asyncio.wait([asking])
+
+    asyncio.run(leave())
+    assert spans_of(exporter)["request"].attributes["is_cancelled"] is True
     assert spans_of(exporter)["generate"].attributes["is_cancelled"] is True
 
 
