@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
+import subprocess
+
 import pytest
 
 from internvl35.commands.links import LinkOptions, read_address
@@ -47,3 +50,19 @@ def test_certificates_come_together_or_not_at_all(tmp_path):
     wrong = LinkOptions(tls_certificate=str(empty), tls_key=str(empty), tls_authority=str(empty))
     with pytest.raises(ConfigError, match="cannot be used"):
         wrong.context(is_server=True)
+
+
+def test_both_sides_under_tls_ask_for_certificates(tmp_path):
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
+         "/CN=peer", "-keyout", "key.pem", "-out", "own.pem"],
+        cwd=tmp_path, check=True, capture_output=True,
+    )  # fmt: skip
+    own, key = str(tmp_path / "own.pem"), str(tmp_path / "key.pem")
+    options = LinkOptions(tls_certificate=own, tls_key=key, tls_authority=own)
+    for is_server in (True, False):
+        context = options.context(is_server=is_server)
+        assert context.verify_mode is ssl.CERT_REQUIRED
+        assert context.minimum_version is ssl.TLSVersion.TLSv1_3
+        assert context.check_hostname is not is_server
+        assert [one["subject"] for one in context.get_ca_certs()] == [((("commonName", "peer"),),)]
