@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from internvl35.generate.answers import TokenLogprob
 from internvl35.generate.rules import StopRules
 from internvl35.generate.sampling import SamplingSettings, StructureSettings
 from internvl35.generate.vllm_sampling import (
+    check_seed,
     read_logprob,
     read_prompt_logprobs,
     sampling_arguments,
@@ -123,3 +125,23 @@ def test_places_of_pictures_have_no_logprob():
     found = [None, {5: entry(-1.0, 1)}, {90: entry(-9.0, 50)}, {6: entry(-2.0, 1)}]
     read = read_prompt_logprobs(found, (4, 5, 90, 6), {2}, 0)
     assert read == (None, TokenLogprob(5, -1.0), None, TokenLogprob(6, -2.0))
+
+
+@pytest.mark.parametrize(
+    ("device", "is_cut", "fields", "is_refused"),
+    [
+        ("cpu", True, {"seed": 1, "temperature": 1.0}, True),
+        ("cpu", True, {"seed": 1, "temperature": 0.0}, False),
+        ("cpu", True, {"temperature": 1.0}, False),
+        ("cpu", False, {"seed": 1, "temperature": 1.0}, False),
+        ("cuda", True, {"seed": 1, "temperature": 1.0}, False),
+    ],
+)
+def test_a_seed_is_refused_only_where_vllm_would_die_of_it(device, is_cut, fields, is_refused):
+    config = SimpleNamespace(
+        scheduler_config=SimpleNamespace(enable_chunked_prefill=is_cut),
+        device_config=SimpleNamespace(device_type=device),
+    )
+    expected = pytest.raises(ConfigError, match="leave seed out") if is_refused else nullcontext()
+    with expected:
+        check_seed(SamplingSettings(**fields), config)

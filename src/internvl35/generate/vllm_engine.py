@@ -40,7 +40,7 @@ from internvl35.generate.sampling import MAX_LOGPROBS, SamplingSettings
 from internvl35.generate.vision import VisionStage, VisionStageSettings
 from internvl35.generate.vision_thread import VisionThread
 from internvl35.generate.vllm_parts import split_once
-from internvl35.generate.vllm_sampling import sampling_arguments
+from internvl35.generate.vllm_sampling import check_seed, sampling_arguments
 from internvl35.generate.vllm_writing import AnswerWriter, Asked
 from internvl35.model.configuration import read_config
 from internvl35.model.parts import load_vision_part
@@ -275,14 +275,7 @@ class VLLMEngine:
                 f"the prompt has ids from {min(ids)} to {max(ids)} but the embedding has "
                 f"{self._num_rows} rows; take the tokenizer of the same checkpoint"
             )
-        is_drawn = asked.sampling.seed is not None and asked.sampling.temperature > 0
-        config = self._llm.vllm_config
-        is_cut = config.scheduler_config.enable_chunked_prefill
-        if is_drawn and is_cut and config.device_config.device_type == "cpu":
-            raise ConfigError(
-                "seed is set, and vLLM computes prompts in pieces on a CPU, where it would die of "
-                "that; leave seed out, or take enable_chunked_prefill out of further"
-            )
+        check_seed(asked.sampling, self._llm.vllm_config)
 
     async def _answer(self, asked: Asked, tell: Callable[[Update], None]) -> Completion:
         """Answer a request in the thread of vLLM's loop."""
