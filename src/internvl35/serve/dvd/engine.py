@@ -2,7 +2,7 @@
 
 The three stages overlap: tiles of a request are sent while others of it are encoded, and visual
 tokens go on as they come. Trying again is left to :mod:`internvl35.serve.dvd.attempts`. Paper
-section on decoupled deployment (DvD).
+section 2.3, decoupled vision-language deployment.
 """
 
 from __future__ import annotations
