@@ -6,7 +6,7 @@ VENV ?= .venv
 JOBS ?= 2
 FLASH_MODEL ?= runs/flash/checkpoint
 DEMO_IMAGE ?= examples/shapes.png
-DEMO_QUESTION ?= How many red circles are there?
+DEMO_QUESTION ?= How many triangles are there?
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check

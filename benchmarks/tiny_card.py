@@ -64,7 +64,7 @@ USE = """## Use
 from internvl35 import load
 
 chat = load("tiny")  # inside the package; or load("THIS_FOLDER")
-print(chat.ask("How many red circles are there?", images=["a.png"]).text)
+print(chat.ask("How many triangles are there?", images=["a.png"]).text)
 ```
 
 The files are in the layout of transformers, whose own `InternVLForConditionalGeneration` reads them

@@ -46,13 +46,19 @@ def rows(tmp_path):
     return tmp_path / "rows.jsonl"
 
 
+def enlarge(path):
+    """Make a picture so large that it is cut into four tiles and a thumbnail."""
+    with Image.open(path) as picture:
+        picture.resize((600, 600)).save(path)
+
+
 def test_a_check_counts_rows_and_names_the_bad_ones(call, rows):
     text = call("check", rows, "--workers", 0, "--max-bad-share", 0.2)
     assert "rows    6, of which 1 bad (16.7%)" in text
     assert "holds   5 pictures, 0 videos" in text
     assert re.search(r"rows\.jsonl:6: \S*wrod\.png does not exist", text)
-    # by hand: the example pictures are cut into 5, 5 and 5 tiles, the shared two into 1 each
-    assert re.search(r"^tiles +0 +3 +5 +5 +5$", text, re.MULTILINE)
+    # by hand: each example picture is one tile, and one row shows two
+    assert re.search(r"^tiles +0 +1 +1 +2 +2$", text, re.MULTILINE)
 
 
 def test_more_bad_rows_than_allowed_are_an_error_behind_the_report(rows):
@@ -67,7 +73,7 @@ def test_more_bad_rows_than_allowed_are_an_error_behind_the_report(rows):
 def test_the_report_can_be_read_by_programs(call, rows):
     report = json.loads(call("check", rows, "--json", "--max-bad-share", 1, "--list-bad", 0))
     assert (report["rows"], report["bad"], report["bad_rows"]) == (6, 1, [])
-    assert report["tiles"]["total"] == 5 + 5 + 5 + 2
+    assert report["tiles"]["total"] == 1 + 1 + 1 + 2
 
 
 def test_a_folder_of_results_holds_figures_and_pages(call, rows, tmp_path):
@@ -95,13 +101,14 @@ def test_flags_of_training_decide_on_the_sizes(call, rows):
         found = json.loads(call("check", f"{rows}#1", "--json", "--workers", 0, *flags))
         return found["tokens"]["total"]
 
-    # 5 tiles of 16 tokens; one alone is 64 tokens less
-    assert tokens() - tokens("--max_dynamic_patch", 1) == 64
+    enlarge(rows.parent / "shapes.png")
+    # 5 tiles of 36 tokens; one alone is 144 tokens less
+    assert tokens() - tokens("--max_dynamic_patch", 1) == 144
     assert tokens("--max_num=1") == tokens("--max-dynamic-patch", 1)
     assert tokens("--system", "none") < tokens()
     with pytest.raises(DataError, match="1 of 1 rows are bad"):
-        tokens("--max_length", 100)
-    assert tokens("--max_length", 100, "--truncation_strategy", "left") == 100
+        tokens("--max_length", 200)
+    assert tokens("--max_length", 200, "--truncation_strategy", "left") == 200
 
 
 def test_several_sets_are_checked_together(call, rows):
@@ -113,13 +120,14 @@ def test_a_preview_brackets_what_carries_loss(call, rows):
     text = call("preview", rows, "--row", 5)
     assert "A small model.<|im_end|>\n" in text
     assert "<|im_start|>assistant\n[[Count shapes.<|im_end|>]]\n" in text
-    assert "rows.jsonl:5: 52 tokens, 5 of them with loss\n" in text
+    assert "rows.jsonl:5: 51 tokens, 5 of them with loss\n" in text
 
 
 def test_a_preview_draws_the_tiles(call, rows, tmp_path):
+    enlarge(rows.parent / "shapes.png")
     text = call("preview", rows, "--output", tmp_path / "tiles.png")
-    assert "<img><IMG_CONTEXT>×80</img>\nHow many red circles are there?<|im_end|>" in text
-    assert "121 tokens, 2 of them with loss, 5 tiles" in text
+    assert "<img><IMG_CONTEXT>×180</img>\nHow many triangles are there?<|im_end|>" in text
+    assert "220 tokens, 2 of them with loss, 5 tiles" in text
     with Image.open(tmp_path / "tiles.png") as page:
         assert page.width > 3 * page.height  # five tiles in a line
 
