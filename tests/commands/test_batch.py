@@ -99,7 +99,8 @@ def test_answers_are_written_and_counted(run, engine, files):
     assert [(sampling.max_tokens, flash.policy) for _, sampling, flash in engine.seen] == [
         (9, "off")
     ] * 2
-    body = read(files[1])[0]["response"]["body"]
+    (line,) = (line for line in read(files[1]) if line["custom_id"] == "a")
+    body = line["response"]["body"]
     assert (body["model"], body["object"]) == ("tiny", "chat.completion")
 
 
