@@ -436,6 +436,17 @@ def test_a_step_that_fails_ends_its_answers_and_the_engine_goes_on(qwen, monkeyp
     assert answers(engine.generate([request], GREEDY)) == [reference(qwen, request, GREEDY)]
 
 
+def test_a_device_that_failed_for_good_ends_the_engine(qwen, monkeypatch):
+    engine = make_engine(qwen)
+
+    def fail(*_):
+        raise torch.AcceleratorError("planted")
+
+    monkeypatch.setattr(engine._decoder, "logits", fail)
+    with pytest.raises(torch.AcceleratorError, match="planted"):
+        engine.generate([make_request(Random(1), 9)], GREEDY)
+
+
 @pytest.mark.parametrize("part", ["choose", "find_logprobs"])
 def test_no_memory_to_choose_tokens_ends_the_answers_of_the_step_alone(qwen, monkeypatch, part):
     engine = make_engine(qwen)

@@ -91,6 +91,19 @@ def test_a_failing_step_fails_who_waits_and_the_thread_goes_on():
     thread.close()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_device_that_failed_for_good_ends_the_thread():
+    encoder = SlowEncoder(torch.AcceleratorError("planted"))
+    thread = VisionThread(encoder)
+    first = thread.encode(request_of(1))
+    encoder.gate.release()
+    with pytest.raises(ServerError, match="closed"):
+        first.result(10)
+    with pytest.raises(ServerError, match="closed"):
+        thread.encode(request_of(2)).result(10)
+    thread.close()
+
+
 def test_who_gives_up_leaves_no_work_behind():
     encoder = SlowEncoder()
     thread = VisionThread(encoder)

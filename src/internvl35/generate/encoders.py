@@ -5,12 +5,14 @@ Our own one stands in :mod:`internvl35.generate.vision`. No counterpart in the p
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+import torch
 from torch import Tensor
 
-from internvl35.errors import InternVLError, MediaError, PromptError
+from internvl35.errors import InternVLError, MediaError, PromptError, ServerError
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.request import Request
 from internvl35.model.configuration import InternVLChatConfig
@@ -86,6 +88,30 @@ class VisionEncoder(Protocol):
             Requests that are done now, with their keys; each is handed out once.
         """
         ...
+
+
+def step_or_fail(encoder: VisionEncoder, keys: Collection[str]) -> list[tuple[str, EncodingResult]]:
+    """Encode some tiles; if that fails, give all up, since nobody knows whose tiles it were.
+
+    Args:
+        encoder: whose step it is.
+        keys: of the requests that it was given and did not hand out.
+
+    Returns:
+        Requests that are done or failed now, with their keys.
+
+    Raises:
+        torch.AcceleratorError: if nothing on the device works again in this process.
+    """
+    try:
+        return encoder.step()
+    except torch.AcceleratorError:
+        raise
+    except RuntimeError as error:  # out of memory, mostly
+        for key in keys:
+            encoder.cancel(key)
+        text = f"encoding pictures failed: {error}; send fewer or smaller ones"
+        return [(key, ServerError(text)) for key in keys]
 
 
 def check_pictures(request: Request, config: InternVLChatConfig) -> None:

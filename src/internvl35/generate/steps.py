@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import torch
+
 from internvl35.generate.decoder import LanguageDecoder
 from internvl35.generate.jobs import Job
 from internvl35.generate.prompt_logprobs import find_places, note_logprobs
@@ -62,6 +64,8 @@ class StepComputer:
                 others = others[note_logprobs(jobs[work.sequence.request_id], work, others) :]
             rows = [sequence.row for sequence in ready]
             choices = self.sampler.choose(logits[: len(ready)], rows)
+        except torch.AcceleratorError:
+            raise  # nothing on that device works again in this process
         except RuntimeError as error:  # out of memory, mostly; its frames hold tensors
             return str(error)
         self.scheduler.finish_step(works)

@@ -14,9 +14,9 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 
 from internvl35.errors import InternVLError, ServerError
+from internvl35.generate.encoders import VisionEncoder, step_or_fail
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.request import Request
-from internvl35.generate.vision import VisionEncoder
 
 
 class VisionThread:
@@ -118,14 +118,7 @@ class VisionThread:
             order()
 
     def _step(self) -> None:
-        try:
-            results = self._encoder.step()
-        except RuntimeError as error:  # out of memory, mostly; nobody knows whose tiles it were
-            failed = ServerError(f"encoding pictures failed: {error}; send fewer or smaller ones")
-            results = [(name, failed) for name in self._waiting]
-            for name in self._waiting:
-                self._encoder.cancel(name)
-        for name, found in results:
+        for name, found in step_or_fail(self._encoder, self._waiting):
             future = self._waiting.pop(name, None)
             if future is None or not future.set_running_or_notify_cancel():
                 continue

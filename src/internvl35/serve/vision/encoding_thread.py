@@ -18,13 +18,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, SimpleQueue
 
-import torch
 from torch import Tensor
 
 from internvl35.data.tiles import normalize_levels
 from internvl35.data.token_writer import ImageSpan, Prompt
 from internvl35.errors import InternVLError, ServerError
-from internvl35.generate.encoders import EncodingResult
+from internvl35.generate.encoders import step_or_fail
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.request import Request
 from internvl35.generate.vision import VisionStage
@@ -204,16 +203,7 @@ class EncodingThread:
 
     def _step(self) -> bool:
         """Encode some tiles; tell whether any group was done."""
-        results: list[tuple[str, EncodingResult]]
-        try:
-            results = self._stage.step()
-        except torch.AcceleratorError:
-            raise  # nothing on that device works again in this process
-        except RuntimeError as error:  # out of memory, mostly; nobody knows whose tiles it were
-            failed = ServerError(f"encoding tiles failed: {error}")
-            results = [(key, failed) for key in self._in_stage]
-            for key in self._in_stage:
-                self._stage.cancel(key)
+        results = step_or_fail(self._stage, self._in_stage)
         for key, found in results:
             waiting = self._in_stage.pop(key, None)
             if waiting is None or not waiting.future.set_running_or_notify_cancel():
