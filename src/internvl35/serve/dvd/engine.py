@@ -15,7 +15,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from internvl35.errors import InternVLError
-from internvl35.generate.answers import Completion, Sample, Update
+from internvl35.generate.answers import Completion, Update
 from internvl35.generate.engines import one_each
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.request import Request
@@ -191,9 +191,7 @@ class DecoupledEngine:
             ):
                 completion = update.completion or completion
         except InternVLError as error:
-            failed = Sample((), "", "error", error=str(error))
-            samples = (failed,) * sampling.n
-            return Completion("", request, samples, 0, failure=error)
+            return Completion.of_none("", request, sampling.n, error)
         assert completion is not None
         return completion
 
