@@ -52,8 +52,8 @@ class Completion:
 
     request_id: str
     """Of the request."""
-    request: Request | RoutedPrompt
-    """As it was answered; engines here leave its pictures out."""
+    request: RoutedPrompt
+    """As it was answered, without its pictures."""
     samples: tuple[Sample, ...]
     """Its ``n`` answers; with ``best_of``, the likeliest first."""
     num_cached_tokens: int

@@ -197,7 +197,7 @@ class Answer:
     def _complete(self, end: Finished) -> Completion:
         return Completion(
             self._call.request_id,
-            self._routed,
+            self._routed.without_pictures,
             tuple(map(_join, self._parts)),
             end.num_cached_tokens,
             None if self._prompt is None else tuple(self._prompt),
