@@ -11,6 +11,7 @@ import pytest
 from internvl35 import cli
 from internvl35.commands.serve_engine import EngineOptions
 from internvl35.errors import ConfigError
+from internvl35.generate.answers import Completion, Sample
 from internvl35.generate.vllm_engine import VLLMSettings
 
 
@@ -65,6 +66,11 @@ def test_vllm_answers_in_place_of_our_engine_and_no_weights_are_loaded(monkeypat
         def __init__(self, checkpoint, settings):
             seen.append(settings)
 
+        def generate(self, requests, sampling):
+            seen.append(requests[0].pixel_values.shape[0])
+            sample = Sample((5, 6), "", "length")
+            return [Completion("first", requests[0].without_pictures, (sample,), 0)]
+
         def close(self):
             seen.append("closed")
 
@@ -78,7 +84,8 @@ def test_vllm_answers_in_place_of_our_engine_and_no_weights_are_loaded(monkeypat
     with pytest.raises(SystemExit) as ending:
         cli.main(["serve", "--port", "0", "--engine", "vllm", "--tensor-parallel", "2"])
     assert not ending.value.code
-    settings, kind, device, end = seen
+    settings, num_tiles, kind, device, end = seen
+    assert num_tiles == 1
     assert (settings.num_tensor_parallel, settings.dtype) == (2, "float32")
     assert isinstance(settings, VLLMSettings)
     assert (kind, device, end) == (FakeEngine, "meta", "closed")

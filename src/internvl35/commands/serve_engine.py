@@ -6,15 +6,16 @@ What adapters do to a network is left to :mod:`internvl35.train.adapters`.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from internvl35.commands.batch import start_engine
 from internvl35.commands.options import METAVAR
 from internvl35.commands.serve_front import Front
+from internvl35.commands.terminal import spinner
 from internvl35.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from internvl35.generate.vllm_engine import VLLMSettings
     from internvl35.model.composite import VisionLanguageModel
     from internvl35.serve.answering import Answerer
+
+_Start: TypeAlias = "Callable[[Chat], AbstractContextManager[GenerationEngine]]"
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def run_coupled(front: Front, engines: EngineOptions) -> None:
     elif engines.adapter:
         _run_adapted(front, engines.adapters)
     else:
-        front.run(start_engine, _import_answerer, str)
+        front.run(_warmed(start_engine), _import_answerer, str)
 
 
 def _run_vllm(front: Front, engines: EngineOptions) -> None:
@@ -133,7 +136,7 @@ def _run_vllm(front: Front, engines: EngineOptions) -> None:
         return str(folder)
 
     light = replace(front, model=replace(front.model, device_map="meta"))  # prompts alone
-    light.run(start, _import_answerer, look)
+    light.run(_warmed(start), _import_answerer, look)
 
 
 def _run_adapted(front: Front, adapters: list[tuple[str, Path]]) -> None:
@@ -157,7 +160,23 @@ def _run_adapted(front: Front, adapters: list[tuple[str, Path]]) -> None:
             _read_config(own)
         return f"{folder}, {len(adapters)} adapters"
 
-    front.run(start, _import_adapter_answerer, look)
+    front.run(_warmed(start), _import_adapter_answerer, look)
+
+
+def _warmed(start: _Start) -> _Start:
+    """Let an engine answer a request of our own before others."""
+
+    @contextmanager
+    def start_warm(chat: Chat) -> Iterator[GenerationEngine]:
+        from internvl35.generate.warm_up import warm_up
+
+        with start(chat) as engine:
+            with spinner("answering a first request"):
+                for one in (engine, *getattr(engine, "adapters", {}).values()):
+                    warm_up(one, chat.model.config, chat.rules.end_token_ids[0], has_vision=True)
+            yield engine
+
+    return start_warm
 
 
 def adapt(model: VisionLanguageModel, folder: Path) -> VisionLanguageModel:

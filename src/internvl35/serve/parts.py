@@ -18,6 +18,7 @@ from internvl35.generate.engine import Engine
 from internvl35.generate.engine_settings import EngineSettings
 from internvl35.generate.engine_thread import EngineThread
 from internvl35.generate.rules import check_tokens, stop_rules
+from internvl35.generate.warm_up import warm_up
 from internvl35.model.composite import LanguagePart, VisionLanguageModel
 from internvl35.model.parts import load_vision_part
 from internvl35.serve.language.no_vision import NoVision
@@ -37,7 +38,7 @@ def start_vision(
     *,
     device: str | None = None,
 ) -> VisionService:
-    """Load tower, projectors and router, and begin to encode.
+    """Load tower, projectors and router, encode a tile of no request, and begin to encode.
 
     Args:
         served: the checkpoint.
@@ -52,6 +53,9 @@ def start_vision(
     """
     model = load_vision_part(served.folder, dtype=served.dtype)
     model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    side = served.config.force_image_size
+    with torch.inference_mode():  # a device's first kernels take seconds
+        model.get_image_features(torch.zeros(1, 3, side, side, device=model.device))
     return VisionService(model, settings, dtype=served.dtype)
 
 
@@ -64,7 +68,7 @@ def start_language(
     adapt: Callable[[VisionLanguageModel], Mapping[str, VisionLanguageModel]] | None = None,
     vllm: VLLMSettings | None = None,
 ) -> LanguageService:
-    """Load the language model and begin to answer.
+    """Load the language model, answer a request of our own, and begin to answer.
 
     Args:
         served: the checkpoint.
@@ -109,6 +113,8 @@ def start_language(
         )
         for name, own in models.items()
     }
+    for engine in engines.values():
+        warm_up(engine, model.config, rules.end_token_ids[0], has_vision=False)
     return LanguageService(engines, model.config, settings, dtype=served.dtype)
 
 
@@ -124,4 +130,5 @@ def _start_vllm(
         max_sequences=settings.max_sequences,
     )
     engine = VLLMEngine(served.folder, own)
+    warm_up(engine, engine.config, engine.rules.end_token_ids[0], has_vision=False)
     return LanguageService({None: engine}, engine.config, settings, dtype=served.dtype)
