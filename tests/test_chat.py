@@ -9,12 +9,15 @@ import torch
 from one_pass import score_tokens
 from PIL import Image
 
-from internvl35 import Question, SamplingSettings, Video, load
+from internvl35 import Conversation, Question, SamplingSettings, Video, load
 from internvl35.chat import Chat
 from internvl35.config import TileSettings
+from internvl35.data.messages import Message
 from internvl35.data.prompt import PromptSettings
 from internvl35.errors import CheckpointError, ConfigError, MediaError, PromptError
+from internvl35.generate.answers import Completion, Sample
 from internvl35.generate.runner import generate, generation_options
+from internvl35.replies import make_reply
 
 SHORT = SamplingSettings(max_tokens=10)
 
@@ -216,9 +219,12 @@ def test_tokens_of_pictures_are_never_sampled(random_checkpoint):
 
 
 def test_reasoning_is_told_apart_from_the_answer(chat):
-    ids = chat.tokenizer.encode("<think>\nhello who\n</think>\n\nHello", add_special_tokens=False)
-    assert chat.decode(ids) == ("hello who", "Hello")
-    assert chat.decode(ids[: len(ids) // 2])[1] == ""
+    written = Sample((), "<think>\nhello who\n</think>\n\nHello ", "stop")
+    asked = Conversation((Message("user", "Hello"),))
+    reply = make_reply(asked, Completion("a", chat.prepare(asked), (written,), 0), seconds=1.0)
+    assert (reply.thinking, reply.text) == ("hello who", "Hello")
+    said = reply.conversation.messages[-1]
+    assert (said.thinking, said.text) == ("hello who", "Hello")
 
 
 def test_the_system_prompt_can_be_left_out(chat, random_checkpoint):

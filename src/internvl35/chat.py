@@ -23,7 +23,6 @@ from internvl35.data.frames import DEFAULT_VIDEOS, VideoSettings
 from internvl35.data.images import DEFAULT_IMAGES, ImageSettings, ImageSource, open_image
 from internvl35.data.messages import Message, insert_marks, mark_images, video_marks
 from internvl35.data.prompt import PromptBuilder, PromptSettings
-from internvl35.data.thinking import split_thinking
 from internvl35.data.tiles import Grid, choose_grid, make_pixel_values
 from internvl35.data.tokenizer import load_tokenizer
 from internvl35.data.video import read_frames
@@ -325,24 +324,6 @@ class Chat:
         found = read_frames(chosen.source, chosen.num_frames, chosen.bound, self.videos)
         one_tile = replace(self.tiles, min_tiles=1, max_tiles=1)
         return [make_pixel_values(frame, one_tile) for frame in found.frames]
-
-    def decode(self, token_ids: Sequence[int], stop: Sequence[str] = ()) -> tuple[str | None, str]:
-        """Turn new tokens into reasoning and answer.
-
-        Args:
-            token_ids: as generated, possibly cut anywhere.
-            stop: texts at which the answer ends.
-
-        Returns:
-            The reasoning, None where there is none, and the answer.
-        """
-        ends = self.rules.end_token_ids
-        kept = [token_id for token_id in token_ids if token_id not in ends]
-        text = self.tokenizer.decode(kept, skip_special_tokens=False)
-        thinking, answer = split_thinking(text)
-        for mark in stop:
-            answer = answer.split(mark)[0]
-        return thinking, answer.strip()
 
 
 def load(

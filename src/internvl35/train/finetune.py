@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from internvl35.train.checkpoints import (
     write_checkpoint,
 )
 from internvl35.train.distributed import Workers, start_workers
+from internvl35.train.facts import collect_facts
 from internvl35.train.failures import explain_failure, is_consequence
 from internvl35.train.feed import feed_once, feed_steps
 from internvl35.train.figures import FigureWindow, peak_memory_gib
@@ -33,7 +33,7 @@ from internvl35.train.objective import Objective, SupervisedObjective
 from internvl35.train.packages import check_packages
 from internvl35.train.plan import Plan
 from internvl35.train.reports import CountingBar, TrainingReport
-from internvl35.train.resolution import resolve_learning_rate, resolve_output
+from internvl35.train.resolution import resolve_output
 from internvl35.train.resuming import check_progress, settle_beginning
 from internvl35.train.rows import (
     PreparedRows,
@@ -45,7 +45,6 @@ from internvl35.train.run_folder import VAL_FILE, RunFolder, make_run_folder
 from internvl35.train.schedule import Schedule, count_warmup_steps
 from internvl35.train.settings import FinetuneSettings
 from internvl35.train.state import load_state, save_state, state_file
-from internvl35.train.trainable import count_parameters, describe_counts
 from internvl35.train.vico import choose_vico_objective
 from internvl35.train.vico_settings import VicoRunSettings
 from internvl35.train.writing import write_weights
@@ -165,24 +164,10 @@ class _Run:
         return make_run_folder(output, add_version=self.settings.run.add_version)
 
     def _open_report(self, start: Start, rows: PreparedRows, assembly: Assembly, step: int) -> None:
-        plan, counts = rows.plan, count_parameters(assembly.model)
-        self.facts = {
-            "internvl35_version": _version(),
-            "command": self.command,
-            "world_size": self.workers.world_size,
-            "resolved": {
-                "learning_rate": resolve_learning_rate(self.settings),
-                "gradient_accumulation_steps": plan.settings.batches_per_step
-                // self.workers.world_size,
-                "max_steps": plan.num_steps,
-                "torch_dtype": str(assembly.compute_dtype).removeprefix("torch."),
-                "model_folder": str(start.folder),
-                "num_train_rows": len(rows.train),
-                "num_val_rows": len(rows.val),
-                "num_bad_rows": rows.bad_train.num_bad + rows.bad_val.num_bad,
-                "parameters": describe_counts(counts),
-            },
-        }
+        plan = rows.plan
+        self.facts = collect_facts(
+            self.settings, self.command, start, rows, assembly, self.workers.world_size
+        )
         if not self.workers.is_main:
             return
         RunFolder(self.folder).write_arguments(self.settings, self.facts)
@@ -196,7 +181,7 @@ class _Run:
             seconds_before=self.seconds,
             report_to=self.settings.run.report_to,
         )
-        self.report.tell(describe_counts(counts))
+        self.report.tell(self.facts["resolved"]["parameters"])
         if self.settings.dataset.split_dataset_ratio and not rows.val_groups:
             self.tell("no row is set aside to evaluate on; raise split_dataset_ratio")
         for name in set_aside_later(self.folder, step) if step else []:
@@ -401,10 +386,3 @@ def _choose_objective(settings: FinetuneSettings) -> Objective:
     if isinstance(settings, VicoRunSettings):
         return choose_vico_objective(settings)
     return SupervisedObjective(settings)
-
-
-def _version() -> str:
-    try:
-        return version("internvl35")
-    except PackageNotFoundError:
-        return "not installed"
