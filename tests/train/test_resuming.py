@@ -25,7 +25,7 @@ def kill_at(moment, monkeypatch):
     owner, name, call = {
         "in a step": (TrainingLoop, "take_step", 4),
         "while weights are written": (module, "write_weights", 1),
-        "while a checkpoint gets its name": (checkpoints, "_flush", 3),
+        "while a checkpoint gets its name": (checkpoints, "flush", 3),
         "while an old one is removed": (checkpoints.shutil, "rmtree", 2),
     }[moment]
     plain, calls = getattr(owner, name), []

@@ -187,7 +187,7 @@ def write_folder(
         for file, names in split.filename_to_tensors.items():
             shard = {name: read(name).detach().cpu().contiguous() for name in names}
             save_file(shard, partial / file, metadata={"format": "pt"})
-            _flush(partial / file)
+            flush(partial / file)
             del shard  # before the next one is read
         if split.is_sharded:
             index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
@@ -222,15 +222,23 @@ def _publish(partial: Path, folder: Path) -> None:
         old.unlink(missing_ok=True)
     for path in sorted(partial.iterdir(), key=lambda path: path.name == "config.json"):
         path.replace(folder / path.name)
-    _flush(folder)
+    flush(folder)
 
 
 def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
-    _flush(path)
+    flush(path)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Make sure that a file, or a folder's list of names, is on the disk.
+
+    Args:
+        path: of the file or folder.
+
+    Raises:
+        OSError: if the disk does not take it.
+    """
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

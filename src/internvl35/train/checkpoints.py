@@ -6,7 +6,6 @@ What a checkpoint holds is left to whoever writes it; this file knows names, ord
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from internvl35.errors import CheckpointError, DataError
+from internvl35.model.shards import flush
 
 STATE_NAME = "trainer_state.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -115,11 +115,11 @@ def write_checkpoint(
         text = json.dumps(state, indent=2, ensure_ascii=False) + "\n"
         (partial / STATE_NAME).write_text(text, encoding="utf-8")
         for path in [*partial.rglob("*"), partial]:
-            _flush(path)
+            flush(path)
         if target.exists():  # of the same step, before the run was resumed from an earlier one
             _remove(target)
         partial.replace(target)
-        _flush(run_folder)
+        flush(run_folder)
     except (OSError, SafetensorError, CheckpointError) as error:
         is_told = isinstance(error, CheckpointError) and error.__cause__ is not None
         reason = error.__cause__ if is_told else error  # what to do is said here
@@ -187,11 +187,3 @@ def remove_old(run_folder: Path, limit: int | None, best: Path | None) -> None:
 def _clear_left_overs(run_folder: Path) -> None:
     for path in run_folder.glob(f"{_PARTIAL}*"):
         shutil.rmtree(path)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
