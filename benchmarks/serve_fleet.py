@@ -64,11 +64,14 @@ class ProcessFleet:
         """In front of the first server of each kind."""
         return self._proxies
 
+    @property
+    def pids(self) -> Mapping[str, int]:
+        """Process numbers by name."""
+        return {name: process.pid or 0 for name, process in self._processes.items()}
+
     def stop(self, name: str, number: signal.Signals) -> None:
         """Send a process a signal."""
-        pid = self._processes[name].pid
-        assert pid is not None
-        os.kill(pid, number)
+        os.kill(self.pids[name], number)
 
     async def wait_gone(self, name: str) -> None:
         """Wait until a process has ended."""

@@ -83,6 +83,8 @@ class Load:
     """Share of clients that go away before the end."""
     timeout_s: float = 60.0
     """Longest time that a client waits."""
+    seed: int = 7
+    """Of who goes away."""
 
     async def run(self, url: str, counts: Counts | None = None) -> Counts:
         """Ask everything.
@@ -95,7 +97,7 @@ class Load:
             What became of the requests.
         """
         counts = counts or Counts()
-        turn, chance = asyncio.Semaphore(self.at_once), random.Random(7)
+        turn, chance = asyncio.Semaphore(self.at_once), random.Random(self.seed)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         leaves = [chance.random() < self.leave_share for _ in range(self.num_requests)]
         async with httpx.AsyncClient(
