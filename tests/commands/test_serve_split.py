@@ -10,6 +10,7 @@ from internvl35 import cli
 from internvl35.commands.chat import SystemOptions
 from internvl35.commands.checkpoint import HubOptions, ModelOptions
 from internvl35.commands.flash import CompressionOptions
+from internvl35.commands.serve_engine import EngineOptions
 from internvl35.commands.serve_front import Front, ServeOptions
 from internvl35.commands.serve_split import SplitOptions, _commands
 from internvl35.commands.telemetry import TelemetryOptions
@@ -58,16 +59,20 @@ def test_a_check_tells_what_a_gateway_works_with(capsys, tmp_path):
     assert (code, "3 vision and 1 language servers" in out) == (0, True)
 
 
-def test_children_get_their_share_of_the_options_and_no_secret(tmp_path):
-    front = Front(
+def make_front(**model):
+    return Front(
         ServeOptions(), GatewaySettings(drain_timeout_s=7.0), SystemOptions(), SamplingSettings(),
-        CompressionOptions(), ModelOptions(model="/some/folder", dtype="bfloat16", int8=True),
+        CompressionOptions(), ModelOptions(model="/some/folder", dtype="bfloat16", **model),
         HubOptions(offline=True, revision="main"), TelemetryOptions(log_form="json"),
     )  # fmt: skip
+
+
+def test_children_get_their_share_of_the_options_and_no_secret(tmp_path):
+    front = make_front(int8=True)
     split = SplitOptions(2, 1, vision_device=("cuda:1", "cuda:2"), language_device=("cuda:0",))
     secret = tmp_path / "secret"
     secret.write_text(SECRET)
-    commands = _commands(front, split, [7001, 7002, 7003], Path(secret))
+    commands = _commands(front, split, EngineOptions(), [7001, 7002, 7003], Path(secret))
     assert [command.name for command in commands] == ["vision-0", "vision-1", "language-0"]
     for number, command in enumerate(commands):
         given = " ".join(command.arguments)
@@ -84,3 +89,25 @@ def test_children_get_their_share_of_the_options_and_no_secret(tmp_path):
     devices = [command.arguments[-1] for command in commands[:2]]
     assert devices == ["cuda:1", "cuda:2"]
     assert "--device-map cuda:0" in " ".join(commands[2].arguments)
+
+
+def test_language_servers_get_adapters_and_vision_servers_do_not(tmp_path):
+    engines = EngineOptions(adapter=("red=a folder", "blue=b"))
+    eye, mouth = _commands(make_front(), SplitOptions(1, 1), engines, [7001, 7002], tmp_path)
+    assert "adapter" not in " ".join(eye.arguments)
+    assert mouth.arguments[-2:] == ("--adapter=red=a folder", "--adapter=blue=b")
+
+
+def test_language_servers_with_vllm_get_its_options_and_the_gpus_of_their_own(tmp_path):
+    devices = ("cuda:0,cuda:1", "cuda:2,cuda:3")
+    split = SplitOptions(1, 3, vision_device=("cuda:4",), language_device=devices)
+    engines = EngineOptions("vllm", "parts", 2, 1, "fp8")
+    front = make_front(device_map="cpu")
+    eye, *mouths = _commands(front, split, engines, [1, 2, 3, 4], tmp_path)
+    assert eye.environment == {}
+    seen = [mouth.environment["CUDA_VISIBLE_DEVICES"] for mouth in mouths]
+    assert seen == ["0,1", "2,3", "0,1"]
+    told = " ".join(mouths[0].arguments)
+    assert "--engine vllm --tensor-parallel 2 --pipeline-parallel 1" in told
+    assert "--parts-folder=parts --quantization=fp8" in told
+    assert "device" not in told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
@@ -41,7 +42,18 @@ def test_parts_are_made_once(checkpoint, tmp_path, resources, counted):
     for _ in range(2):
         folder = split_once(checkpoint, tmp_path / "parts", resources)
     assert counted == [checkpoint]
-    assert {path.name for path in folder.iterdir()} == {"language", "source.json", "vision"}
+    names = {path.name for path in folder.iterdir()}
+    assert names == {".lock", "language", "source.json", "vision"}
+
+
+def test_servers_that_start_at_once_make_parts_once(checkpoint, tmp_path, counted):
+    def split(_):
+        with ExitStack() as resources:
+            return split_once(checkpoint, tmp_path / "parts", resources)
+
+    with ThreadPoolExecutor(3) as servers:
+        assert set(servers.map(split, range(3))) == {tmp_path / "parts"}
+    assert counted == [checkpoint]
 
 
 def test_a_folder_of_parts_is_taken_as_it_is(checkpoint, tmp_path, resources, counted):

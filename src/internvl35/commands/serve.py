@@ -34,7 +34,6 @@ def serve(
     """Answer OpenAI's API over HTTP until SIGTERM or Ctrl-C."""
     front = Front(options, gateway, system, sampling, flash, model, hub, telemetry)
     if split.is_decoupled:
-        engines.refuse_beside_servers()
-        run_split(front, split)
+        run_split(front, split, engines)
     else:
         run_coupled(front, engines)

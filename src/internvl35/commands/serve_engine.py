@@ -33,7 +33,7 @@ class EngineOptions:
     """Which engine answers."""
 
     engine: Literal["own", "vllm"] = "own"
-    """What writes answers: the engine of this package, or vLLM (an extra), which brings the three
+    """What writes answers: the engine of this package, or vLLM (an extra), which brings the four
     options below."""
     parts_folder: str | None = field(default=None, metadata={METAVAR: "FOLDER"})
     """Where vLLM's two parts of the checkpoint are written, once; by default a temporary folder."""
@@ -41,6 +41,9 @@ class EngineOptions:
     """GPUs over which vLLM spreads each layer."""
     pipeline_parallel: int = 1
     """Groups of GPUs over which vLLM spreads the layers."""
+    quantization: str | None = None
+    """How vLLM quantises the language model while it loads it, for example fp8; by default not at
+    all."""
     adapter: tuple[str, ...] = field(default=(), metadata={METAVAR: "NAME=FOLDER"})
     """LoRA adapter that requests ask for by this name of a model; repeat it for more. Each has a
     cache of its own and shares all weights that it does not change."""
@@ -53,11 +56,14 @@ class EngineOptions:
         is_vllm = self.engine == "vllm"
         if self.adapter and is_vllm:
             raise ConfigError("adapter needs --engine own; merge the adapter for vLLM")
-        if not is_vllm and (self.parts_folder, self.tensor_parallel, self.pipeline_parallel) != (
-            None, 1, 1
-        ):  # fmt: skip
+        for name in ("tensor_parallel", "pipeline_parallel"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; needed: at least 1")
+        of_vllm = self.parts_folder, self.tensor_parallel, self.pipeline_parallel, self.quantization
+        if not is_vllm and of_vllm != (None, 1, 1, None):
             raise ConfigError(
-                "parts_folder, tensor_parallel and pipeline_parallel need --engine vllm"
+                "parts_folder, tensor_parallel, pipeline_parallel and quantization need --engine "
+                "vllm"
             )
 
     @property
@@ -65,17 +71,37 @@ class EngineOptions:
         """Names and folders of the adapters."""
         return [_split(one) for one in self.adapter]
 
-    def refuse_beside_servers(self) -> None:
-        """Refuse to choose an engine of this process where other processes answer.
+    def look(self, *, is_int8: bool) -> None:
+        """Look for mistakes that only show when an engine is started.
+
+        Args:
+            is_int8: whether our own engine is to load linear layers in 8 bits.
 
         Raises:
-            ConfigError: if one was chosen.
+            ConfigError: if vLLM is not installed, or does not load in 8 bits.
+            CheckpointError: if an adapter cannot be read.
         """
-        if self != EngineOptions():
+        for _, folder in self.adapters:
+            _read_config(folder)
+        if self.engine == "own":
+            return
+        if is_int8:
+            raise ConfigError("int8 is of our own engine; take it out, or --engine own")
+        if importlib.util.find_spec("vllm") is None:
             raise ConfigError(
-                "engine and adapter are of the process that answers; take them out, or --vision "
-                "and --language"
+                "engine is vllm, which is not installed; install internvl35[vllm] into an "
+                "environment of its own, or --engine own"
             )
+
+    def as_arguments(self) -> list[str]:
+        """Say the same to another process."""
+        told = [f"--adapter={one}" for one in self.adapter]
+        if self.engine == "own":
+            return told
+        told += ["--engine", "vllm", "--tensor-parallel", str(self.tensor_parallel)]
+        told += ["--pipeline-parallel", str(self.pipeline_parallel)]
+        told += [f"--parts-folder={self.parts_folder}"] if self.parts_folder else []
+        return told + ([f"--quantization={self.quantization}"] if self.quantization else [])
 
     def vllm(self, dtype: str, device: str) -> VLLMSettings:
         """Say how vLLM serves.
@@ -91,7 +117,8 @@ class EngineOptions:
 
         return VLLMSettings(
             self.parts_folder, dtype, num_tensor_parallel=self.tensor_parallel,
-            num_pipeline_parallel=self.pipeline_parallel, vision_device=device,
+            num_pipeline_parallel=self.pipeline_parallel, quantization=self.quantization,
+            vision_device=device,
         )  # fmt: skip
 
 
@@ -102,6 +129,7 @@ def run_coupled(front: Front, engines: EngineOptions) -> None:
         front: all other options.
         engines: which engine answers.
     """
+    engines.look(is_int8=front.model.int8)
     if engines.engine == "vllm":
         _run_vllm(front, engines)
     elif engines.adapter:
@@ -111,9 +139,6 @@ def run_coupled(front: Front, engines: EngineOptions) -> None:
 
 
 def _run_vllm(front: Front, engines: EngineOptions) -> None:
-    if front.model.int8:
-        raise ConfigError("int8 is of our own engine; take it out, or --engine own")
-
     @contextmanager
     def start(chat: Chat) -> Iterator[GenerationEngine]:
         import torch
@@ -127,16 +152,8 @@ def _run_vllm(front: Front, engines: EngineOptions) -> None:
         with closing(VLLMEngine(folder, engines.vllm(dtype, device))) as engine:
             yield engine
 
-    def look(folder: Path) -> str:
-        if importlib.util.find_spec("vllm") is None:
-            raise ConfigError(
-                "engine is vllm, which is not installed; install internvl35[vllm] into an "
-                "environment of its own, or --engine own"
-            )
-        return str(folder)
-
     light = replace(front, model=replace(front.model, device_map="meta"))  # prompts alone
-    light.run(_warmed(start), _import_answerer, look)
+    light.run(_warmed(start), _import_answerer, str)
 
 
 def _run_adapted(front: Front, adapters: list[tuple[str, Path]]) -> None:
@@ -156,8 +173,6 @@ def _run_adapted(front: Front, adapters: list[tuple[str, Path]]) -> None:
             yield AdaptedEngines(plain, found)
 
     def look(folder: Path) -> str:
-        for _, own in adapters:
-            _read_config(own)
         return f"{folder}, {len(adapters)} adapters"
 
     front.run(_warmed(start), _import_adapter_answerer, look)

@@ -109,6 +109,11 @@ def serve_language(
     telemetry: TelemetryOptions,
 ) -> None:
     """Answer prompts for gateways, with the language model alone."""
+    engines.look(is_int8=options.int8)
+    if engines.engine == "vllm" and options.device_map is not None:
+        raise ConfigError(
+            "device_map is of our own engine; vLLM takes the GPUs that CUDA_VISIBLE_DEVICES names"
+        )
 
     def start(served: ServedCheckpoint) -> PartService:
         from internvl35.serve.parts import start_language

@@ -20,6 +20,7 @@ from internvl35.commands.checkpoint import HubOptions, ModelOptions
 from internvl35.commands.flash import CompressionOptions
 from internvl35.commands.links import LinkOptions, read_address
 from internvl35.commands.options import METAVAR, spread_settings
+from internvl35.commands.serve_engine import EngineOptions
 from internvl35.commands.serve_front import Front, ServeOptions
 from internvl35.commands.telemetry import TelemetryOptions
 from internvl35.errors import ConfigError
@@ -47,7 +48,8 @@ class SplitOptions:
     vision_device: tuple[str, ...] = ()
     """Device of the vision servers in turn, for example cuda:1; repeat it for more."""
     language_device: tuple[str, ...] = ()
-    """Device of the language servers in turn; repeat it for more. By default --device-map."""
+    """Device of the language servers in turn; repeat it for more. By default --device-map; with
+    --engine vllm all GPUs of a server, for example cuda:0,cuda:1."""
 
     def __post_init__(self) -> None:
         """Refuse servers of one kind alone."""
@@ -110,29 +112,39 @@ def serve_gateway(
     _run(front, links, vision, language, adapters=peers.adapter, local_tiles=peers.local_tiles)
 
 
-def run_split(front: Front, split: SplitOptions) -> None:
+def run_split(front: Front, split: SplitOptions, engines: EngineOptions) -> None:
     """Start servers of both kinds, and answer by them.
 
     Args:
         front: options of the gateway.
         split: which servers.
+        engines: what writes in language servers.
     """
     from internvl35.serve.dvd.children import Children, find_ports
 
+    engines.look(is_int8=front.model.int8)
     ports = find_ports(split.vision + split.language)
     addresses = [("127.0.0.1", port) for port in ports]
     with TemporaryDirectory(prefix="internvl35-") as folder:  # of mode 700
         secret = Path(folder) / "secret"
         secret.touch(0o600)
         secret.write_text(secrets.token_hex(32))
-        commands = _commands(front, split, ports, secret)
+        if engines.engine == "vllm" and engines.parts_folder is None:
+            engines = replace(engines, parts_folder=str(Path(folder) / "parts"))  # made once
+        commands = _commands(front, split, engines, ports, secret)
         children = Children(commands, front.gateway.drain_timeout_s)
         links = LinkOptions(secret_file=str(secret))
-        _run(front, links, addresses[: split.vision], addresses[split.vision :], children)
+        vision, language = addresses[: split.vision], addresses[split.vision :]
+        names = tuple(name for name, _ in engines.adapters)
+        _run(front, links, vision, language, children, adapters=names)
 
 
 def _commands(
-    front: Front, split: SplitOptions, ports: Sequence[int], secret: Path
+    front: Front,
+    split: SplitOptions,
+    engines: EngineOptions,
+    ports: Sequence[int],
+    secret: Path,
 ) -> list[ChildCommand]:
     from internvl35.serve.dvd.children import ChildCommand
 
@@ -150,13 +162,19 @@ def _commands(
         devices = split.vision_device if role == "vision" else split.language_device
         device = devices[number % len(devices)] if devices else None
         own = ["--name", name, "--listen", f"127.0.0.1:{port}"]
+        environment = {}
         if role == "vision":
             own += ["--device", device] if device else []
+        elif engines.engine == "vllm":
+            if device is not None:  # vLLM takes all GPUs that it sees
+                environment["CUDA_VISIBLE_DEVICES"] = device.replace("cuda:", "")
+            own += engines.as_arguments()
         else:
             device = device or model.device_map
             own += [*(["--device-map", device] if device else []), *(["--int8"] * model.int8)]
+            own += engines.as_arguments()
         program = (sys.executable, "-m", "internvl35.commands.child", "serve", role)
-        commands.append(ChildCommand(name, (*program, *shared, *own)))
+        commands.append(ChildCommand(name, (*program, *shared, *own), environment))
     return commands
 
 

@@ -6,6 +6,7 @@ vision-language deployment.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import tempfile
 from contextlib import ExitStack
@@ -19,6 +20,8 @@ from internvl35.model.parts import split_checkpoint
 _PARTS = ("vision", "language")
 _SOURCE = "source.json"
 """Says in a folder of parts what they were made of."""
+_LOCK = ".lock"
+"""Held by who makes parts."""
 
 
 def split_once(
@@ -46,8 +49,18 @@ def split_once(
         split_checkpoint(source, folder)
         return folder
     folder = Path(target)
-    found = _read_source(folder)
     needed = _describe(source)
+    if _has_parts(folder) and _read_source(folder) == needed:  # which nobody is writing any more
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several servers of a machine may start at once
+        _split_into(folder, source, needed)
+    return folder
+
+
+def _split_into(folder: Path, source: Path, needed: dict[str, list[int]]) -> None:
+    found = _read_source(folder)
     if found is None and any((folder / part / "config.json").exists() for part in _PARTS):
         raise CheckpointError(
             f"{folder} holds parts of which nobody knows what they were made of; pass it as the "
@@ -59,10 +72,8 @@ def split_once(
             "another folder or remove this one"
         )
     if found is None or not _has_parts(folder):
-        folder.mkdir(parents=True, exist_ok=True)
         (folder / _SOURCE).write_text(json.dumps(needed, indent=2) + "\n", encoding="utf-8")
         split_checkpoint(source, folder)
-    return folder
 
 
 def _has_parts(folder: Path) -> bool:

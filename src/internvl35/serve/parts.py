@@ -76,8 +76,8 @@ def start_language(
         device_map: where the layers go; None for all GPUs, or the CPU.
         is_int8: whether linear layers are loaded in 8 bits.
         adapt: makes networks with LoRA adapters, by name, of the one without; each gets an engine.
-        vllm: how vLLM is started, which then writes the answers; None for our own engine. Of the
-            settings it takes ``max_sequences`` alone, and places are its own choice.
+        vllm: how vLLM is started, which then writes the answers; None for our own engine. Places
+            are its own choice.
 
     Returns:
         The service, to be closed by the caller.
@@ -123,11 +123,17 @@ def _start_vllm(
 ) -> LanguageService:
     from internvl35.generate.vllm_engine import VLLMEngine
 
+    further: dict[str, Any] = {}
+    if settings.max_batch_tokens is not None:
+        further["max_num_batched_tokens"] = settings.max_batch_tokens
+    if settings.cache_gib is not None:
+        further["kv_cache_memory_bytes"] = int(settings.cache_gib * 2**30)
     own = replace(
         vllm,
         has_vision=False,
         dtype=str(served.dtype).removeprefix("torch."),
         max_sequences=settings.max_sequences,
+        further=further | dict(vllm.further),
     )
     engine = VLLMEngine(served.folder, own)
     warm_up(engine, engine.config, engine.rules.end_token_ids[0], has_vision=False)
