@@ -7,7 +7,6 @@ counterpart in the paper.
 
 from __future__ import annotations
 
-import random
 from typing import get_args
 
 from internvl35.data.synthetic.charts.bar_charts import Bars
@@ -16,7 +15,7 @@ from internvl35.data.synthetic.charts.pie_charts import Pies
 from internvl35.data.synthetic.code.formulas import Formulas
 from internvl35.data.synthetic.code.svg_drawing import SvgDrawing
 from internvl35.data.synthetic.code.svg_questions import SvgQuestions
-from internvl35.data.synthetic.drawing import Chance, Drawing, Family, Split, Turn
+from internvl35.data.synthetic.drawing import Chance, Drawing, Family, Numbers, Split, Turn
 from internvl35.data.synthetic.labels import MARK_LABELS, Mark
 from internvl35.data.synthetic.printed.lines import Lines
 from internvl35.data.synthetic.printed.pages import draw_page
@@ -91,6 +90,7 @@ def draw(family: str, split: Split, index: int, level: float = 1.0) -> Drawing:
 
     Raises:
         DataError: if the family or the split is unknown or the level is outside 0 to 1.
+        RuntimeError: if the family tries without end; it says which drawing it was.
     """
     if family not in FAMILIES:
         raise DataError(f"family {family!r} is unknown; there are {', '.join(FAMILIES)}")
@@ -116,5 +116,5 @@ def start_chance(name: str, split: Split, index: int, level: float = 1.0) -> Cha
         raise DataError(f"split {split!r} is unknown; there are {', '.join(get_args(Split))}")
     if not 0 <= level <= 1:
         raise DataError(f"level is {level}; it must be from 0 to 1")
-    rng = random.Random(f"{split}/{name}/{index}")
-    return Chance(rng, level, is_test=split == "test")
+    numbers = Numbers(f"{split}/{name}/{index}")
+    return Chance(numbers, level, is_test=split == "test")

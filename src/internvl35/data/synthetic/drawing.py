@@ -26,6 +26,9 @@ Box = tuple[float, float, float, float]
 KEPT_SHARE = 0.5
 """How often a test takes from the part of a pool that is kept for it."""
 
+MOST_NUMBERS = 1_000_000
+"""Numbers of chance that one drawing may use; the longest of 18,100 drawings used 23,204."""
+
 
 @dataclass(frozen=True)
 class Pool(Generic[Item]):
@@ -93,6 +96,44 @@ class Drawing:
     """Whether the pictures are frames of a video."""
     unseen: frozenset[str] = field(default_factory=frozenset[str])
     """Names of the pools of which it shows something that training never uses."""
+
+
+class Numbers(random.Random):
+    """The numbers of chance of one drawing, of which there is an end.
+
+    A family tries until something fits. Each attempt takes numbers, so that a drawing for which
+    nothing ever fits ends here instead of running on; the numbers are those of ``random.Random``.
+
+    Args:
+        seed: says which drawing it is.
+    """
+
+    def __init__(self, seed: str) -> None:
+        """Begin the stream of a seed."""
+        super().__init__(seed)
+        self._seed, self._left = seed, MOST_NUMBERS
+
+    def random(self) -> float:
+        """Return the next number from 0 to 1."""
+        self._take()
+        return super().random()
+
+    def getrandbits(self, k: int, /) -> int:
+        """Return the next whole number.
+
+        Args:
+            k: its bits.
+        """
+        self._take()
+        return super().getrandbits(k)
+
+    def _take(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise RuntimeError(
+                f"the drawing {self._seed!r} is not done after {MOST_NUMBERS:,} numbers of chance; "
+                "a loop of its family finds nothing that fits and has to try something else"
+            )
 
 
 class Chance:
