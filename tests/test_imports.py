@@ -21,7 +21,9 @@ import pytest
 PACKAGE = "internvl35"
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / PACKAGE
-IMPORT_NAMES = {"opentelemetry_api": "opentelemetry", "pillow": "PIL", "pyyaml": "yaml"}
+IMPORT_NAMES = {
+    "opentelemetry_api": "opentelemetry", "pillow": "PIL", "pyyaml": "yaml", "ucxx_cu13": "ucxx"
+}  # fmt: skip
 """Where a distribution is imported under another name."""
 
 GROUND = {"errors", "config", "hub_choice"}

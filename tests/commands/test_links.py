@@ -9,6 +9,7 @@ import pytest
 
 from internvl35.commands.links import LinkOptions, read_address
 from internvl35.errors import ConfigError
+from internvl35.serve.messages import Profile
 
 SECRET = "0123456789abcdef0123456789abcdef"
 
@@ -66,3 +67,17 @@ def test_both_sides_under_tls_ask_for_certificates(tmp_path):
         assert context.minimum_version is ssl.TLSVersion.TLSv1_3
         assert context.check_hostname is not is_server
         assert [one["subject"] for one in context.get_ca_certs()] == [((("commonName", "peer"),),)]
+
+
+def test_ucx_needs_its_package_and_a_secret(tmp_path, monkeypatch):
+    profile = Profile("gateway", "gate", 4, 4, 1, 8, image_token_id=7)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"internvl35\[ucx\]"):
+        LinkOptions(ucx=True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    with pytest.raises(ConfigError, match="needed: a secret"):
+        LinkOptions(ucx=True).identify(profile, bytes(16))
+    file = tmp_path / "link"
+    file.write_text(SECRET)
+    file.chmod(0o600)
+    assert LinkOptions(str(file), ucx=True).identify(profile, bytes(16)).has_ucx

@@ -18,8 +18,8 @@ from internvl35.errors import ConfigError, PromptError
 from internvl35.generate.sampling import SamplingSettings
 from internvl35.serve import frame_pipe, shared_ring
 from internvl35.serve.frame_pipe import LinkSettings
-from internvl35.serve.frames import HEADER_BYTES, NackCode, WireError
-from internvl35.serve.handshake import Identity, make_fingerprint
+from internvl35.serve.frames import HEADER_BYTES, ChecksumSeal, NackCode, WireError
+from internvl35.serve.handshake import Acquaintance, Identity, make_fingerprint
 from internvl35.serve.link import Link, open_link
 from internvl35.serve.link_server import LinkServer, ListenSettings
 from internvl35.serve.messages import (
@@ -672,6 +672,29 @@ def test_a_frame_that_suffers_on_its_way_ends_the_connection_and_is_never_used(
                 await again.send(picture(opening.request_id, 2, 1))
                 while seen[-1] != 2:
                     await asyncio.sleep(0.01)
+
+    run(main())
+
+
+def test_whoever_is_sending_when_a_link_ends_hears_of_it() -> None:
+    class Stuck:
+        """A peer that neither reads nor writes."""
+
+        async def read_into(self, view: memoryview) -> None:
+            await asyncio.Event().wait()
+
+        async def write(self, parts: object) -> None:
+            await asyncio.Event().wait()
+
+        def close(self) -> None:
+            pass
+
+    async def main() -> None:
+        found = Acquaintance(PROFILE, ChecksumSeal(), ChecksumSeal(), None)
+        link = Link(Stuck(), GATEWAY, found, FAST)
+        asked = refusal(link.open(encode_request()))  # the first frame is the one being written
+        assert (await asked).code is NackCode.LOST
+        await link.close()
 
     run(main())
 

@@ -5,6 +5,7 @@ Connections are opened in :mod:`internvl35.serve.link`.
 
 from __future__ import annotations
 
+import importlib.util
 import ssl
 import stat
 from dataclasses import dataclass, field
@@ -35,6 +36,9 @@ class LinkOptions:
     shared_mib: int = 0
     """MiB of memory, for each direction of a link, that processes of one machine share so that
     pictures need not go through a socket; the same on both sides, 0 for none."""
+    ucx: bool = False
+    """Send large tensors over UCX (needs the extra internvl35[ucx] and a secret), which takes
+    InfiniBand or RoCE where both machines have it; both sides have to ask for it."""
 
     def __post_init__(self) -> None:
         """Refuse a part of what TLS needs."""
@@ -46,6 +50,10 @@ class LinkOptions:
             )
         if not 0 <= self.shared_mib <= 4096:
             raise ConfigError(f"shared_mib is {self.shared_mib}; needed: 0 to 4096")
+        if self.ucx and importlib.util.find_spec("ucxx") is None:
+            raise ConfigError(
+                "ucxx is not installed; run pip install 'internvl35[ucx]', or leave out --ucx"
+            )
 
     def read_secret(self) -> bytes | None:
         """Read the secret.
@@ -85,7 +93,7 @@ class LinkOptions:
         """
         from internvl35.serve.handshake import Identity
 
-        return Identity(profile, fingerprint, self.read_secret(), self.shared_mib * 2**20)
+        return Identity(profile, fingerprint, self.read_secret(), self.shared_mib * 2**20, self.ucx)
 
     def context(self, *, is_server: bool) -> ssl.SSLContext | None:
         """Prepare TLS.

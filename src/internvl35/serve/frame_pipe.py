@@ -30,9 +30,10 @@ from internvl35.serve.handshake import Acquaintance
 from internvl35.serve.transports import Buffer, Transport
 
 _LARGE = 256 * 1024
-"""Bytes from which a tensor is sealed in another thread and may go through shared memory."""
+"""Bytes from which a tensor is sealed in another thread and may go beside the connection."""
 _PIECE = 4 * 2**20
-"""Bytes after which a peer that is sending counts as alive again."""
+"""Bytes after which a peer that is sending counts as alive again; both sides cut tensors there,
+since some transports keep the bounds of what was written."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,18 @@ class FramePipe:
             header = await asyncio.to_thread(sealed, header, payload, payload_seal)
         else:
             header = sealed(header, payload, payload_seal)
-        parts: list[Buffer] = [pack_head(header, meta, seal, self._fingerprint)]
+        head = pack_head(header, meta, seal, self._fingerprint)
         self._num_sent += 1
+        pieces: list[Buffer] = []
         if payload is not None and payload.num_bytes and shared_at is None:
-            parts.append(payload.data)
-        await self._transport.write(parts)
+            data = memoryview(payload.data).cast("B")
+            pieces = [data[start : start + _PIECE] for start in range(0, len(data), _PIECE)]
+        way = self._way(header)
+        if way is self._transport:
+            await way.write([head, *pieces])
+            return
+        await self._transport.write([head])
+        await way.write(pieces)
 
     def check_size(self, header: Header, payload: Block | None) -> None:
         """Refuse to send what no peer takes.
@@ -138,10 +146,10 @@ class FramePipe:
             WireError: if one of them is wrong; nothing can be read any more.
             OSError: if the connection broke.
         """
-        await self._read(memoryview(self._raw))
+        await self._read(memoryview(self._raw), self._transport)
         header = unpack_header(self._raw, self._limits)
         meta = bytearray(header.meta_bytes)
-        await self._read(memoryview(meta))
+        await self._read(memoryview(meta), self._transport)
         check_head(
             self._raw, meta, self._found.incoming,
             fingerprint=self._fingerprint, sequence=self._num_read,
@@ -167,7 +175,7 @@ class FramePipe:
         payload: memoryview = np.empty(header.payload_bytes, dtype=np.uint8).data
         seal: Seal = self._found.incoming
         if header.shared_at is None:
-            await self._read(payload)
+            await self._read(payload, self._way(header))
         else:
             self._take_shared(header.shared_at, payload)
             seal = ChecksumSeal()  # nobody else can write there
@@ -188,10 +196,10 @@ class FramePipe:
         """
         if header.shared_at is not None:
             return
-        scratch, left = bytearray(min(header.payload_bytes, _LARGE)), header.payload_bytes
+        scratch, left = bytearray(min(header.payload_bytes, _PIECE)), header.payload_bytes
         while left:
             piece = memoryview(scratch)[:left]
-            await self._read(piece)
+            await self._read(piece, self._way(header))
             left -= len(piece)
 
     async def discard(self) -> None:
@@ -223,13 +231,20 @@ class FramePipe:
     def close(self) -> None:
         """End the connection; nobody may be reading or writing."""
         self._transport.close()
+        if self._found.fast is not None:
+            self._found.fast.close()
         if self._found.ring is not None:
             self._found.ring.close()
 
-    async def _read(self, view: memoryview) -> None:
+    def _way(self, header: Header) -> Transport:
+        """Say what the tensor of a frame travels over, if not through shared memory."""
+        is_beside = header.payload_bytes >= _LARGE and header.shared_at is None
+        return (self._found.fast if is_beside else None) or self._transport
+
+    async def _read(self, view: memoryview, way: Transport) -> None:
         """Fill a buffer and notice that the peer lives."""
         for start in range(0, len(view), _PIECE):
-            await self._transport.read_into(view[start : start + _PIECE])
+            await way.read_into(view[start : start + _PIECE])
             self.heard_at = asyncio.get_running_loop().time()
 
     def _take_shared(self, start: int, payload: memoryview) -> None:

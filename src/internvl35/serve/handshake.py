@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from internvl35.errors import ConfigError
@@ -34,6 +34,7 @@ from internvl35.serve.messages import Nack, Profile
 from internvl35.serve.records import read_fields, write_fields
 from internvl35.serve.shared_ring import SharedRing, forget_name, make_ring, open_ring
 from internvl35.serve.transports import Transport
+from internvl35.serve.ucx_transport import reach, tell_address
 
 MIN_SECRET_BYTES = 32
 _LIMITS = FrameLimits(meta_bytes=8192, payload_bytes=0)
@@ -55,13 +56,20 @@ class Identity:
     """What all servers of one installation know; None under TLS, or on one host."""
     shared_bytes: int = 0
     """Bytes of memory to share, for each direction; 0 for none."""
+    has_ucx: bool = False
+    """Whether large tensors may travel over UCX; needs a secret."""
 
     def __post_init__(self) -> None:
-        """Refuse secrets that can be guessed."""
+        """Refuse secrets that can be guessed, and UCX where anyone could change a tensor."""
         if self.secret is not None and len(self.secret) < MIN_SECRET_BYTES:
             raise ConfigError(
                 f"the secret has {len(self.secret)} bytes; needed: {MIN_SECRET_BYTES} or more; "
                 "make one with: openssl rand -hex 32"
+            )
+        if self.has_ucx and self.secret is None:
+            raise ConfigError(
+                "tensors over UCX go past TLS; needed: a secret, which seals them; make one with: "
+                "openssl rand -hex 32"
             )
         assert len(self.fingerprint) == 16
 
@@ -78,6 +86,8 @@ class Acquaintance:
     """Of what we read."""
     ring: SharedRing | None
     """Memory that both sides share."""
+    fast: Transport | None = None
+    """What large tensors travel over; None for the connection itself."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +98,21 @@ class _Nonce:
 
 
 @dataclass(frozen=True)
+class _Offer:
+    """Ways beside the connection; a server answers with those that it takes."""
+
+    ring_name: str | None
+    ring_bytes: int
+    ucx_address: str | None
+
+
+@dataclass(frozen=True)
 class _Introduction:
     """Second frame of each side; the proof covers the other fields and all frames before."""
 
     profile: Profile
     fingerprint: str
-    ring_name: str | None
-    ring_bytes: int
+    offer: _Offer
     proof: str
 
 
@@ -131,11 +149,13 @@ async def greet(transport: Transport, own: Identity) -> Acquaintance:
     talk = _Talk(transport, own)
     await talk.send(1, _Nonce(secrets.token_hex(16)))
     await talk.receive(2, _Nonce)
+    ucx_address = tell_address() if own.has_ucx else None
     made = make_ring(own.shared_bytes) if own.shared_bytes else None
     name, ring = made or (None, None)
     try:
-        await talk.prove(3, name, own.shared_bytes if name else 0)
+        await talk.prove(3, _Offer(name, own.shared_bytes if name else 0, ucx_address))
         answer = await talk.hear(4)
+        fast = await talk.reach(answer.offer, b"client", b"server")
     except BaseException:
         if ring is not None:
             ring.close()
@@ -143,11 +163,11 @@ async def greet(transport: Transport, own: Identity) -> Acquaintance:
     finally:
         if name is not None:
             forget_name(name)
-    if ring is not None and answer.ring_name != name:  # the server could not open it
+    if ring is not None and answer.offer.ring_name != name:  # the server could not open it
         ring.close()
         ring = None
     outgoing, incoming = talk.make_seals(b"client", b"server")
-    return Acquaintance(answer.profile, outgoing, incoming, ring)
+    return Acquaintance(answer.profile, outgoing, incoming, ring, fast)
 
 
 async def welcome(transport: Transport, own: Identity) -> Acquaintance:
@@ -170,9 +190,13 @@ async def welcome(transport: Transport, own: Identity) -> Acquaintance:
         await talk.receive(1, _Nonce)
         await talk.send(2, _Nonce(secrets.token_hex(16)))
         asked = await talk.hear(3)
-        if asked.ring_name is not None and own.shared_bytes == asked.ring_bytes:
-            ring = open_ring(asked.ring_name, asked.ring_bytes)
-        await talk.prove(4, None if ring is None else asked.ring_name, 0)
+        offer = asked.offer
+        if offer.ring_name is not None and own.shared_bytes == offer.ring_bytes:
+            ring = open_ring(offer.ring_name, offer.ring_bytes)
+        ring_name = None if ring is None else offer.ring_name
+        has_ucx = own.has_ucx and offer.ucx_address is not None
+        await talk.prove(4, _Offer(ring_name, 0, tell_address() if has_ucx else None))
+        fast = await talk.reach(offer, b"server", b"client")
     except WireError as error:
         await talk.send(Nack.KIND, Nack(talk.no_request, error.code, str(error), None))
         raise
@@ -181,7 +205,7 @@ async def welcome(transport: Transport, own: Identity) -> Acquaintance:
             ring.close()
         raise
     outgoing, incoming = talk.make_seals(b"server", b"client")
-    return Acquaintance(asked.profile, outgoing, incoming, ring)
+    return Acquaintance(asked.profile, outgoing, incoming, ring, fast)
 
 
 class _Talk:
@@ -220,23 +244,16 @@ class _Talk:
         self._said.update(meta)
         return read_fields(record, meta)
 
-    async def prove(self, kind: int, ring_name: str | None, ring_bytes: int) -> None:
-        fingerprint = self._own.fingerprint.hex()
-        record = _Introduction(self._own.profile, fingerprint, ring_name, ring_bytes, "")
+    async def prove(self, kind: int, offer: _Offer) -> None:
+        record = _Introduction(self._own.profile, self._own.fingerprint.hex(), offer, "")
         proof = self._sign(kind, self._said.digest(), record)
-        await self.send(
-            kind,
-            _Introduction(self._own.profile, fingerprint, ring_name, ring_bytes, proof),
-        )
+        await self.send(kind, replace(record, proof=proof))
 
     async def hear(self, kind: int) -> _Introduction:
         """Read the other's introduction and check all of it."""
         said = self._said.digest()
         record = await self.receive(kind, _Introduction)
-        unsigned = _Introduction(
-            record.profile, record.fingerprint, record.ring_name, record.ring_bytes, ""
-        )
-        proof = self._sign(kind, said, unsigned)
+        proof = self._sign(kind, said, replace(record, proof=""))
         if not hmac.compare_digest(proof.encode(), record.proof.encode()):
             raise WireError(
                 NackCode.UNAUTHENTICATED,
@@ -255,6 +272,16 @@ class _Talk:
                 "each other; connect a gateway to a server",
             )
         return record
+
+    async def reach(self, offer: _Offer, own: bytes, other: bytes) -> Transport | None:
+        """Take the way over UCX if both sides offer it, under tags that nobody can guess."""
+        secret, said = self._own.secret, self._said.digest()
+        if not self._own.has_ucx or offer.ucx_address is None:
+            return None
+        assert secret is not None
+        tags = (hmac.digest(secret, b"tag of " + side + said, "sha256") for side in (own, other))
+        outgoing, incoming = (int.from_bytes(tag[:8], "little") for tag in tags)
+        return await reach(offer.ucx_address, outgoing, incoming)
 
     def make_seals(self, own: bytes, other: bytes) -> tuple[Seal, Seal]:
         secret = self._own.secret

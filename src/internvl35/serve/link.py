@@ -227,6 +227,10 @@ class Link:
                 if not sent.done():
                     sent.set_exception(found)
                 raise found from error
+            except asyncio.CancelledError:  # the connection ended meanwhile
+                if not sent.done() and self._end is not None:
+                    sent.set_exception(self._end)
+                raise
             if not sent.done():
                 sent.set_result(None)
 
