@@ -88,6 +88,23 @@ def test_a_server_whose_thread_ends_ends_with_a_failure(capsys, monkeypatch):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+def test_a_server_whose_work_stands_still_ends_at_once(capsys, monkeypatch):
+    """Its thread could not be waited for."""
+    from internvl35.serve.link_server import LinkServer
+
+    async def see(self):
+        assert self.load.stalled_s == 0
+
+    def end(code):
+        raise KeyError(f"ends with {code}")
+
+    monkeypatch.setattr(LinkServer, "wait_stalled", see)
+    monkeypatch.setattr(server_process.os, "_exit", end)
+    code, _, err = run(capsys, "language", "--listen", "127.0.0.1:0")
+    assert (code, "KeyError: 'ends with 1'" in err) == (1, True)
+    assert "work stands still; the process ends, to be started anew" in err
+
+
 def test_a_signal_ends_a_server_in_peace(capsys, monkeypatch):
     run_server = server_process.run_server
 

@@ -326,19 +326,37 @@ def test_tiles_that_are_normalised_are_refused() -> None:
     run(main())
 
 
-def test_a_silent_vision_server_loses_the_request_to_another() -> None:
+@pytest.mark.parametrize("role", ["vision", "language"])
+def test_a_server_that_stands_still_loses_its_requests_to_another(role: str) -> None:
+    """Though it answers pings; it gets nothing more until work goes on."""
+
     async def wait(opening: Any, channel: Any) -> None:
+        still.load = replace(still.load, stalled_s=121)
         await asyncio.Event().wait()
 
+    kind = FakeVision if role == "vision" else FakeLanguage
+    still = kind(before=wait)
+    servers = {"vision": [FakeVision()], "language": [FakeLanguage()]}
+    servers[role].insert(0, still)
+
     async def main() -> None:
-        vision = [FakeVision(before=wait), FakeVision()]
-        short = replace(FAST, silence_s=0.2, spread_tiles=0)
-        async with decoupled(vision, [FakeLanguage()], short) as (engine, _):
+        even = replace(FAST, spread_tiles=0, spread_requests=0)
+        async with decoupled(**servers, settings=even) as (engine, _):
             pictures = [[level] for level in range(20, 32)]
             found = await asyncio.gather(
                 *(answer(engine, make_request(levels)) for levels in pictures)
             )
             assert [text_of(one) for one in found] == [expected_text(p) for p in pictures]
-            assert vision[0].num_begun > 0
+            num_begun = still.num_begun
+            assert num_begun > 0
+            peer = getattr(engine.servers, role).peers[0]
+            assert peer.state == "down"
+            await asyncio.sleep(3 * FAST.retry_most_s)  # it is tried again, and still stands still
+            assert str(peer.error) == f"{role} 0 has stood still for 121 s"
+            await asyncio.gather(*(answer(engine, make_request(levels)) for levels in pictures))
+            assert still.num_begun == num_begun
+            still.load = replace(still.load, stalled_s=0)
+            while peer.state != "up":
+                await asyncio.sleep(0.01)
 
     run(main())

@@ -94,7 +94,7 @@ def test_the_bytes_of_a_frame_are_these() -> None:
     """Other versions of this package have to read them."""
     raw = write(Block("bf16", (1, 2), b"abcd"), b'{"a":1}')
     assert HEADER_BYTES == 128
-    assert raw[:16] == b"IV35\x01\x10\x04\x02" + (9).to_bytes(8, "little")
+    assert raw[:16] == b"IV35\x02\x10\x04\x02" + (9).to_bytes(8, "little")
     assert raw[16:32].hex() == BODIES["request_id"]
     assert raw[32:48] == PRINT
     assert [int.from_bytes(raw[at : at + 4], "little") for at in (48, 52, 56)] == [5, 2, 7]
@@ -155,7 +155,7 @@ def test_no_header_names_more_bytes_than_the_limits(
     ("at", "value", "code"),
     [
         (0, b"X", NackCode.MALFORMED),
-        (4, b"\2", NackCode.VERSION),
+        (4, b"\1", NackCode.VERSION),
         (5, b"\0", NackCode.MALFORMED),
         (6, b"\x06", NackCode.MALFORMED),
         (7, b"\x05", NackCode.MALFORMED),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from internvl35.conversation import Conversation
 from internvl35.data.messages import Message
 from internvl35.data.tokenizer import load_tokenizer
 from internvl35.errors import CheckpointError, ConfigError
+from internvl35.generate import engine_thread
 from internvl35.generate.answers import FinishReason, TokenLogprob
 from internvl35.generate.engine import Engine
 from internvl35.generate.engine_settings import EngineSettings
@@ -125,6 +128,30 @@ async def serving(
         async with asyncio.timeout(20):
             while engine.engine.num_requests:
                 await asyncio.sleep(0.01)
+
+
+def test_a_step_that_does_not_end_is_told(chat, part, requests, monkeypatch) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    async def main() -> None:
+        async with serving(chat, part) as (service, link):
+            (thread,) = service._engines.values()
+            step, now = thread.engine.step, 100.0
+            clock = SimpleNamespace(monotonic=lambda: now)
+            monkeypatch.setattr(engine_thread, "time", clock)
+            monkeypatch.setattr(
+                thread.engine, "step", lambda: (entered.set(), go_on.wait(20), step())[-1]
+            )
+            asking = asyncio.create_task(ask(link, chat, requests[0]))
+            assert await asyncio.to_thread(entered.wait, 20)
+            now = 150.5
+            assert service.load.stalled_s == 50
+            go_on.set()
+            await asking
+            while service.load.stalled_s:
+                await asyncio.sleep(0.01)
+
+    run(main())
 
 
 def encode(

@@ -699,6 +699,18 @@ def test_whoever_is_sending_when_a_link_ends_hears_of_it() -> None:
     run(main())
 
 
+def test_a_server_sees_by_itself_that_its_work_stands_still() -> None:
+    async def main() -> None:
+        async with serving(encode) as server:
+            waiting = asyncio.create_task(server.wait_stalled())
+            await asyncio.sleep(3 * FAST.ping_every_s)
+            assert not waiting.done()
+            server._service.load = Load(1, 2, 3, int(FAST.stalled_after_s) + 1)
+            await waiting
+
+    run(main())
+
+
 def test_tensors_go_through_shared_memory_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frame_pipe, "_LARGE", 1)
     own = Identity(

@@ -77,7 +77,7 @@ EVERY: tuple[Message, ...] = (
     Freed(7),
     Ping(1, Block("u8", (1, 16), bytes.fromhex(ID))),
     Ping(2, None),
-    Pong(1, Load(1, 2, 3)),
+    Pong(1, Load(1, 2, 3, 4)),
     Goodbye(),
 )  # fmt: skip
 

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,6 +39,7 @@ from internvl35.serve.messages import (
     to_block,
     to_tensor,
 )
+from internvl35.serve.vision import encoding_thread
 from internvl35.serve.vision.encoding_thread import TileGroup
 from internvl35.serve.vision.service import VisionService
 from internvl35.serve.vision.settings import VisionServerSettings
@@ -279,6 +281,38 @@ def test_the_most_urgent_groups_are_encoded_first(model, monkeypatch) -> None:
         for future in futures:
             assert future.result(20).features.shape == (FULL, WIDTH)
     assert order == [2, 1, 3, 0]
+
+
+def test_tiles_that_stand_still_are_told_and_those_that_go_on_are_not(model, monkeypatch) -> None:
+    settings = VisionServerSettings(max_tiles_per_batch=1, feature_cache_mib=0)
+    now = 100.0
+    monkeypatch.setattr(encoding_thread, "time", SimpleNamespace(monotonic=lambda: now))
+    service = VisionService(model, settings)
+    with closing(service._thread) as thread:
+        now = 300.0
+        assert service.load.stalled_s == 0  # there was no work
+        entered, permits = threading.Semaphore(0), threading.Semaphore(0)
+        step = thread._stage.step
+
+        def wait() -> Any:
+            entered.release()
+            assert permits.acquire(timeout=20)
+            return step()
+
+        monkeypatch.setattr(thread._stage, "step", wait)
+        futures = [thread.encode(TileGroup(draw_tiles(1, seed), (1,), OFF)) for seed in range(2)]
+        assert entered.acquire(timeout=20)
+        now = 350.0
+        assert service.load.stalled_s == 50
+        permits.release()
+        assert entered.acquire(timeout=20)  # one tile was encoded at 350
+        now = 357.0
+        assert service.load.stalled_s == 7
+        permits.release(100)
+        for future in futures:
+            future.result(20)
+        now = 500.0
+        assert service.load.stalled_s == 0
 
 
 def test_a_group_that_is_given_up_takes_no_memory_while_others_go_on(model, monkeypatch) -> None:

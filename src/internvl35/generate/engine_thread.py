@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
@@ -75,6 +76,12 @@ class EngineThread:
     def engine(self) -> Engine:
         """What is stepped."""
         return self._loop.engine
+
+    @property
+    def stalled_s(self) -> float:
+        """Seconds that the present step has taken; 0 between steps."""
+        began_at = self._loop.step_began_at
+        return 0.0 if began_at is None else time.monotonic() - began_at
 
     def generate(
         self,
@@ -208,6 +215,8 @@ class _Loop:
         self.engine = engine
         self.orders: SimpleQueue[Callable[[], object]] = SimpleQueue()
         """What the thread does between two steps."""
+        self.step_began_at: float | None = None
+        """Of the present step; None between two."""
         self._readers: dict[str, _Asked] = {}
         self._num_left = 0  # of what is taken on before the next step
         self._start = threading.Lock()
@@ -287,7 +296,9 @@ class _Loop:
             while self._end is None:
                 self._obey()
                 if self._end is None:
+                    self.step_began_at = time.monotonic()
                     self._hand_out(self.engine.step())
+                    self.step_began_at = None
         except BaseException as error:  # noqa: BLE001 - handed to the readers, who raise it
             with self._start:
                 self._end = error

@@ -75,6 +75,11 @@ class GenerationEngine(Protocol):
         """
         ...
 
+    @property
+    def stalled_s(self) -> float:
+        """Seconds for which work has stood still; 0 while it goes on, and for who cannot tell."""
+        return 0.0
+
     def close(self) -> None:
         """End all requests and give back threads and processes; a second call is harmless."""
         ...

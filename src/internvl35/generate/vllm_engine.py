@@ -31,7 +31,7 @@ from internvl35.data.prompt import PromptBuilder, PromptSettings
 from internvl35.data.tokenizer import load_tokenizer
 from internvl35.errors import CheckpointError, ConfigError, InternVLError, PromptError, ServerError
 from internvl35.generate.answers import Completion, Update
-from internvl35.generate.engines import one_each
+from internvl35.generate.engines import GenerationEngine, one_each
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.request import Request
 from internvl35.generate.routing import resolve_settings
@@ -88,7 +88,7 @@ class VLLMSettings:
             raise ConfigError(f"dtype is {self.dtype!r}; needed: float32, bfloat16 or float16")
 
 
-class VLLMEngine:
+class VLLMEngine(GenerationEngine):
     """Answers requests with vLLM; a ``GenerationEngine`` for any number of threads.
 
     Starting takes a minute or so, in which vLLM starts processes of its own. They import the main

@@ -44,6 +44,9 @@ class LinkSettings:
     """Seconds between two pings."""
     dead_after_s: float = 10.0
     """Seconds without a byte after which the peer counts as gone."""
+    stalled_after_s: float = 120.0
+    """Seconds for which a server's work may stand still before the server counts as gone, whatever
+    else it answers; longer than any step takes."""
     lease_s: float = 30.0
     """Seconds after which a server ends a request that its gateway does not name any more."""
     handshake_s: float = 5.0
@@ -58,8 +61,9 @@ class LinkSettings:
                 f"ping_every_s is {self.ping_every_s}; needed: above 0, and less than dead_after_s "
                 f"({self.dead_after_s}) and lease_s ({self.lease_s})"
             )
-        if self.handshake_s <= 0:
-            raise ConfigError(f"handshake_s is {self.handshake_s}; needed: above 0")
+        for name in ("handshake_s", "stalled_after_s"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; needed: above 0")
 
 
 class FramePipe:

@@ -19,7 +19,7 @@ from typing import Literal, Protocol, TypeAlias, get_args
 from internvl35.errors import ConfigError, ServerError
 
 MAGIC = b"IV35"
-VERSION = 1
+VERSION = 2
 """Of the wire; peers of different versions refuse each other."""
 
 DIGEST_BYTES = 16

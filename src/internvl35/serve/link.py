@@ -13,7 +13,7 @@ import contextlib
 import ssl
 from collections.abc import Awaitable, Coroutine
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from internvl35.serve.frame_pipe import FramePipe, LinkSettings
 from internvl35.serve.frames import NO_REQUEST, Block, Header, NackCode, WireError
@@ -34,33 +34,8 @@ from internvl35.serve.messages import (
     Profile,
 )
 from internvl35.serve.plans import VisualSizes, plan_answer, plan_request
-from internvl35.serve.stream import Stream, make_nack
+from internvl35.serve.stream import Host, Stream, make_nack
 from internvl35.serve.transports import Transport, connect
-
-
-class Host(Protocol):
-    """What a connection asks the server that it belongs to."""
-
-    @property
-    def load(self) -> Load:
-        """How busy it is."""
-        ...
-
-    def admit(self, header: Header, opening: Encode | Generate) -> None:
-        """Let a request in before its tensor is read.
-
-        Raises:
-            WireError: if it is refused.
-        """
-        ...
-
-    def begin(self, opening: Encode | Generate, stream: Stream) -> None:
-        """Work on a request that was let in.
-
-        Raises:
-            WireError: if it is refused after all.
-        """
-        ...
 
 
 class Link:
@@ -93,6 +68,7 @@ class Link:
         self._outbox: asyncio.Queue[tuple[Header, bytes, Block | None, asyncio.Future[None]]] = (
             asyncio.Queue()
         )
+        self._has_news = asyncio.Event()  # the first answer to a ping, or the end
         self._end: WireError | None = None
         self._task = asyncio.create_task(self._run(), name=f"link to {self.peer.name}")
 
@@ -139,6 +115,16 @@ class Link:
             self._task.cancel()
         await asyncio.wait([self._task])
 
+    async def wait_heard(self) -> None:
+        """Wait until the peer has said how busy it is.
+
+        Raises:
+            WireError: if the connection ends before, as it does if the peer's work stands still.
+        """
+        await self._has_news.wait()
+        if self._end is not None:
+            raise self._end
+
     async def wait_ended(self) -> None:
         """Wait until the connection is down."""
         await asyncio.wait([self._task])
@@ -184,6 +170,7 @@ class Link:
             await self._tell(error, *tasks[:2])
         finally:
             self._end = error
+            self._has_news.set()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -321,7 +308,7 @@ class Link:
             self.is_draining = True
             self._leave_if_done()
         elif isinstance(message, Pong):
-            self.peer_load = message.load
+            self._note_load(message.load)
         elif isinstance(message, Freed):
             self._pipe.free(message.num_bytes)
         else:
@@ -332,6 +319,14 @@ class Link:
                     self._renew(stream)
             load = Load(len(self._streams), 0, 0) if self._host is None else self._host.load
             self.post(*write_message(Pong(message.number, load)))
+
+    def _note_load(self, load: Load) -> None:
+        if load.stalled_s > self._settings.stalled_after_s:
+            raise WireError(
+                NackCode.LOST, f"{self.peer.name} has stood still for {load.stalled_s} s"
+            )
+        self.peer_load = load
+        self._has_news.set()
 
     def _begin(self, opening: Encode | Generate) -> None:
         assert self._host is not None

@@ -152,6 +152,11 @@ class LinkServer:
         self._socket.setblocking(False)
         self._accepting = asyncio.create_task(self._accept_all(), name="accepts gateways")
 
+    async def wait_stalled(self) -> None:
+        """Wait until work has stood still for so long that gateways give this server up."""
+        while self.load.stalled_s <= self._settings.stalled_after_s:
+            await asyncio.sleep(self._settings.ping_every_s)
+
     async def drain(self, timeout_s: float) -> int:
         """Take nothing new, finish what is in work, and close.
 

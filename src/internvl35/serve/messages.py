@@ -275,6 +275,8 @@ class Load:
     """Tiles that are not encoded yet."""
     num_waiting_tokens: int
     """Prompt tokens that are not computed yet."""
+    stalled_s: int = 0
+    """Whole seconds for which work has stood still; 0 while it goes on, or there is none."""
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from internvl35.model.configuration import InternVLChatConfig
 from internvl35.serve.link_server import LinkServer
@@ -54,7 +55,8 @@ async def run_server(
 
     Raises:
         ConfigError: if the port cannot be had.
-        BaseException: what ended the service, whose process should be started anew.
+        BaseException: what ended the service, whose process should be started anew. One whose work
+            stands still ends at once, with exit code 1.
     """
     loop, told_to_end = asyncio.get_running_loop(), asyncio.Event()
     signals = (signal.SIGTERM, signal.SIGINT)
@@ -68,9 +70,13 @@ async def run_server(
         loop.add_signal_handler(number, end)
     await server.start()
     tell(server.port)
-    waits = [asyncio.create_task(told_to_end.wait()), asyncio.create_task(service.wait_failed())]
+    ends = (told_to_end.wait(), service.wait_failed(), server.wait_stalled())
+    waits: list[asyncio.Task[Any]] = [asyncio.create_task(end) for end in ends]
     try:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        if waits[2].done():
+            _LOGGER.critical("work stands still; the process ends, to be started anew")
+            os._exit(1)  # a thread that hangs cannot be ended otherwise
         if not told_to_end.is_set():
             await waits[1]
         _LOGGER.info("draining: %d requests are in work", server.num_requests)

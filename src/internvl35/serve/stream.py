@@ -22,6 +22,7 @@ from internvl35.serve.messages import (
     Encoded,
     Finished,
     Generate,
+    Load,
     Message,
     Nack,
 )
@@ -40,6 +41,31 @@ class Post(Protocol):
 
     def forget(self, stream: Stream) -> None:
         """Hear that a stream ended."""
+        ...
+
+
+class Host(Protocol):
+    """What a connection asks the server that it belongs to."""
+
+    @property
+    def load(self) -> Load:
+        """How busy it is."""
+        ...
+
+    def admit(self, header: Header, opening: Encode | Generate) -> None:
+        """Let a request in before its tensor is read.
+
+        Raises:
+            WireError: if it is refused.
+        """
+        ...
+
+    def begin(self, opening: Encode | Generate, stream: Stream) -> None:
+        """Work on a request that was let in.
+
+        Raises:
+            WireError: if it is refused after all.
+        """
         ...
 
 

@@ -14,7 +14,7 @@ from internvl35.serve.dvd.attempts import attempts
 from internvl35.serve.dvd.calls import Call
 from internvl35.serve.dvd.peers import Pool
 from internvl35.serve.dvd.visual_tokens import VisualTokens
-from internvl35.serve.frames import NackCode, WireError
+from internvl35.serve.frames import WireError
 from internvl35.serve.messages import Encode, Encoded, Features, Tiles, to_block
 from internvl35.serve.stream import Stream
 from internvl35.serve.tracing import write_parent
@@ -36,7 +36,7 @@ async def encode(pool: Pool, call: Call, tokens: VisualTokens, tiles_per_message
                     tokens.clear()  # another server's router may choose otherwise
                 stream = await link.open(_open(call, attempt.number))
                 async with beside(stream, _send(stream, call, tiles_per_message)):
-                    await _read(stream, tokens, pool.settings.silence_s)
+                    await _read(stream, tokens)
                 return
     except Exception as error:  # noqa: BLE001 - whoever waits for the tokens raises it
         tokens.fail(error)
@@ -49,15 +49,8 @@ def _open(call: Call, attempt: int) -> Encode:
     )
 
 
-async def _read(stream: Stream, tokens: VisualTokens, silence_s: float) -> None:
-    while True:
-        try:
-            async with asyncio.timeout(silence_s):
-                message = await stream.receive()
-        except TimeoutError:
-            raise WireError(NackCode.LOST, f"nothing came for {silence_s:g} s") from None
-        if isinstance(message, Encoded):
-            return
+async def _read(stream: Stream, tokens: VisualTokens) -> None:
+    while not isinstance(message := await stream.receive(), Encoded):
         assert isinstance(message, Features)
         tokens.add(message)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from internvl35.errors import InternVLError
 from internvl35.generate.answers import Completion, Update
-from internvl35.generate.engines import one_each
+from internvl35.generate.engines import GenerationEngine, one_each
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.request import Request
 from internvl35.generate.routing import resolve_settings
@@ -75,7 +75,7 @@ class Servers:
 
 
 @dataclass(frozen=True)
-class DecoupledEngine:
+class DecoupledEngine(GenerationEngine):
     """Answers requests by other processes; meets ``GenerationEngine``."""
 
     servers: Servers

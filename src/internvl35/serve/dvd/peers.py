@@ -55,8 +55,6 @@ class PeerSettings:
     """Seconds without any server of a kind after which requests for it are refused."""
     max_attempts: int = 4
     """Most times that a request is given to servers of one kind."""
-    silence_s: float = 120.0
-    """Seconds without visual tokens of a request after which another vision server is asked."""
     spread_tiles: int = 16
     """Tiles by which the queue of the vision server that saw a picture before may be longer than
     the shortest."""
@@ -67,9 +65,7 @@ class PeerSettings:
 
     def __post_init__(self) -> None:
         """Refuse settings under which nobody is reached."""
-        for name in (
-            "retry_first_s", "retry_most_s", "patience_s", "max_attempts", "silence_s",
-        ):  # fmt: skip
+        for name in ("retry_first_s", "retry_most_s", "patience_s", "max_attempts"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; needed: above 0")
         for name in ("spread_tiles", "spread_requests"):
@@ -298,13 +294,17 @@ class Pool:
         link = await open_link(
             address.host, address.port, self._own, self.settings.link, self._context
         )
-        if link.peer.role == self.role:
-            return link
-        await link.close()
-        raise WireError(
-            NackCode.INCOMPATIBLE,
-            f"{address} is a {link.peer.role} server; needed here: a {self.role} server",
-        )
+        try:
+            if link.peer.role != self.role:
+                raise WireError(
+                    NackCode.INCOMPATIBLE,
+                    f"{address} is a {link.peer.role} server; needed here: a {self.role} server",
+                )
+            await link.wait_heard()  # else a server whose work stands still would be given more
+        except BaseException:
+            await link.close()
+            raise
+        return link
 
 
 def _rank(key: bytes, address: PeerAddress) -> bytes:

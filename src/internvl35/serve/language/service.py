@@ -70,7 +70,8 @@ class LanguageService:
     @property
     def load(self) -> Load:
         """How busy it is."""
-        return Load(self._num_requests, 0, self._num_waiting)
+        stalled_s = max(engine.stalled_s for engine in self._engines.values())
+        return Load(self._num_requests, 0, self._num_waiting, int(stalled_s))
 
     async def wait_failed(self) -> None:
         """Wait until an engine has ended.

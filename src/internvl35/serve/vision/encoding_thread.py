@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -98,6 +99,7 @@ class EncodingThread:
         self._helped: dict[str, _Waiting] = {}
         self._in_stage: dict[str, _Waiting] = {}
         self._is_closed = False
+        self._moved_at = time.monotonic()  # when tiles were encoded, or work began
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="encodes tiles", daemon=True)
         self._thread.start()
@@ -117,11 +119,22 @@ class EncodingThread:
             if self._is_closed:
                 future.set_exception(_closed())
                 return future
+            if not self._has_work:
+                self._moved_at = time.monotonic()
             self._orders.put(lambda: heapq.heappush(self._heap, waiting))
         future.add_done_callback(
             lambda done: self._orders.put(lambda: self._drop(waiting)) if done.cancelled() else None
         )
         return future
+
+    @property
+    def stalled_s(self) -> float:
+        """Seconds since any tile was encoded; 0 if there is none to encode."""
+        return time.monotonic() - self._moved_at if self._has_work else 0.0
+
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._heap or self._helped or self._in_stage)
 
     def close(self) -> None:
         """End the thread; what is waited for fails. A second call is harmless."""
@@ -203,7 +216,10 @@ class EncodingThread:
 
     def _step(self) -> bool:
         """Encode some tiles; tell whether any group was done."""
+        num_waiting = self._stage.num_waiting_tiles
         results = step_or_fail(self._stage, self._in_stage)
+        if results or self._stage.num_waiting_tiles != num_waiting:
+            self._moved_at = time.monotonic()
         for key, found in results:
             waiting = self._in_stage.pop(key, None)
             if waiting is None or not waiting.future.set_running_or_notify_cancel():

@@ -73,7 +73,7 @@ class VisionService:
     @property
     def load(self) -> Load:
         """How busy it is."""
-        return Load(self._num_requests, self._num_waiting, 0)
+        return Load(self._num_requests, self._num_waiting, 0, int(self._thread.stalled_s))
 
     async def wait_failed(self) -> None:
         """Wait until nothing can be encoded any more.
