@@ -128,6 +128,24 @@ def place_boxes(
     return place_sizes(rng, canvas, [(side, side) for side in chosen])
 
 
+def place_on_one_tile(
+    chance: Chance, num: int, sides: tuple[float, float]
+) -> tuple[Canvas, list[Box]]:
+    """Choose a picture that fills one tile and find places for squares in it.
+
+    Args:
+        chance: of sizes and places.
+        num: squares to place.
+        sides: shortest and longest side, in pixels of a picture shrunk to one tile.
+    """
+    while True:
+        canvas = choose_single_canvas(chance)
+        least, most = sides[0] * max(canvas.shrink), sides[1] * min(canvas.shrink)
+        boxes = place_boxes(chance.rng, canvas, num, (least, max(least, most)))
+        if boxes is not None:
+            return canvas, boxes
+
+
 def place_sizes(
     rng: random.Random, canvas: Canvas, sizes: Sequence[tuple[int, int]]
 ) -> list[Box] | None:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
-from internvl35.data.synthetic.canvas import Canvas, choose_single_canvas, place_boxes
+from internvl35.data.synthetic.canvas import Canvas, choose_single_canvas
 from internvl35.data.synthetic.colours import COLOURS, Colour, choose_background, ink_on
-from internvl35.data.synthetic.drawing import Box, Chance, Pool
+from internvl35.data.synthetic.drawing import Chance, Pool
 from internvl35.data.synthetic.labels import Mark
 from internvl35.data.synthetic.printed.fonts import (
     cap_share,
@@ -42,22 +42,6 @@ GOODS: Pool[tuple[str, str]] = Pool(
 _CAPS = (10.5, 24.0)  # height of a capital when the picture is shrunk to a tile
 _MIDDLES = {"triangle": 0.66, "heart": 0.47, "star": 0.53}  # of the height of a shape
 _DIGIT_SHARES = {"circle": 0.44, "square": 0.5, "triangle": 0.32, "heart": 0.36, "star": 0.28}
-
-
-def place_shapes(chance: Chance, num: int, sides: tuple[float, float]) -> tuple[Canvas, list[Box]]:
-    """Find room for shapes.
-
-    Args:
-        chance: of sizes and places.
-        num: shapes.
-        sides: shortest and longest side, in pixels of a picture shrunk to one tile.
-    """
-    while True:
-        canvas = choose_single_canvas(chance)
-        least, most = sides[0] * max(canvas.shrink), sides[1] * min(canvas.shrink)
-        boxes = place_boxes(chance.rng, canvas, num, (least, max(least, most)))
-        if boxes is not None:
-            return canvas, boxes
 
 
 def draw_numbered(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from internvl35.data.synthetic.answers import score_short
+from internvl35.data.synthetic.canvas import place_on_one_tile
 from internvl35.data.synthetic.colours import choose_background, colours_on
 from internvl35.data.synthetic.drawing import Chance, Drawing, Pool, Turn
 from internvl35.data.synthetic.labels import SHAPES
@@ -22,7 +23,6 @@ from internvl35.data.synthetic.sums.sum_pictures import (
     draw_lines,
     draw_numbered,
     draw_prices,
-    place_shapes,
 )
 from internvl35.data.synthetic.sums.sum_wordings import (
     CHANGE_WORDINGS,
@@ -102,7 +102,7 @@ def _turn(
 def _draw_shapes(chance: Chance) -> tuple[Picture, list[Turn]]:
     rng = chance.rng
     num = rng.randint(3, 5) if chance.is_hard() else 3
-    canvas, boxes = place_shapes(chance, num, (38, 62) if chance.is_hard() else (46, 62))
+    canvas, boxes = place_on_one_tile(chance, num, (38, 62) if chance.is_hard() else (46, 62))
     background = choose_background(chance)
     colours = rng.sample(colours_on(background), 2)
     left_out = rng.choice(("square", "rectangle"))  # a square is a rectangle, too
@@ -205,7 +205,8 @@ def _draw_counts(chance: Chance) -> tuple[Picture, list[Turn]]:
         more = rng.choice((0, 1, 2, 2, 3, 3, 4, 4))
         fewer = rng.randint(1, (8 - more) // 2)
         counts = rng.sample((fewer, fewer + more), 2)
-    canvas, boxes = place_shapes(chance, sum(counts), (24, 42) if sum(counts) > 5 else (28, 50))
+    sides = (24, 42) if sum(counts) > 5 else (28, 50)
+    canvas, boxes = place_on_one_tile(chance, sum(counts), sides)
     background = choose_background(chance)
     left_out = rng.choice(("square", "rectangle"))
     shapes = rng.sample([name for name in SHAPES if name != left_out], num_sorts)

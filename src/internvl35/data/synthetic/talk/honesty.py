@@ -7,9 +7,9 @@ The pictures are left to :mod:`internvl35.data.synthetic.talk.photographs`, the 
 from __future__ import annotations
 
 from internvl35.data.synthetic.answers import score_short
-from internvl35.data.synthetic.canvas import Canvas, choose_single_canvas, place_boxes
+from internvl35.data.synthetic.canvas import choose_single_canvas, place_on_one_tile
 from internvl35.data.synthetic.colours import choose_background, colours_on
-from internvl35.data.synthetic.drawing import Box, Chance, Drawing, Turn
+from internvl35.data.synthetic.drawing import Chance, Drawing, Turn
 from internvl35.data.synthetic.labels import SHAPES, Mark
 from internvl35.data.synthetic.naming import plural
 from internvl35.data.synthetic.shapes import counting, shapes
@@ -84,19 +84,10 @@ def _some(chance: Chance, asked: list[Turn]) -> tuple[Turn, ...]:
     return tuple(chance.rng.sample(different, num))
 
 
-def _place(chance: Chance, num: int) -> tuple[Canvas, list[Box]]:
-    while True:
-        canvas = choose_single_canvas(chance)
-        least, most = 30 * max(canvas.shrink), 64 * min(canvas.shrink)
-        boxes = place_boxes(chance.rng, canvas, num, (least, most))
-        if boxes is not None:
-            return canvas, boxes
-
-
 def _shapes(chance: Chance) -> Drawing:
     rng = chance.rng
     num = rng.randint(2, 4) if chance.is_hard() else 2
-    canvas, boxes = _place(chance, num)
+    canvas, boxes = place_on_one_tile(chance, num, (30, 64))
     background = choose_background(chance)
     known = colours_on(background)
     left_out = rng.choice(("square", "rectangle"))  # a square is a rectangle, too
