@@ -27,7 +27,7 @@ from fake_servers import (
 
 from internvl35.errors import ConfigError, InternVLError, PromptError, ServerError
 from internvl35.generate.answers import Completion
-from internvl35.generate.flash import FlashSettings
+from internvl35.generate.flash import FlashPolicy, FlashSettings
 from internvl35.generate.request import Request
 from internvl35.generate.sampling import SamplingSettings
 from internvl35.serve.dvd.answering import DecoupledAnswerer
@@ -35,6 +35,7 @@ from internvl35.serve.dvd.engine import DecoupledEngine, Servers
 from internvl35.serve.dvd.peers import PeerAddress, Pool
 from internvl35.serve.frames import NackCode, WireError
 from internvl35.serve.gateway_settings import GatewaySettings
+from internvl35.serve.messages import to_tensor
 from internvl35.serve.refusals import RefusedError
 
 GREEDY = SamplingSettings()
@@ -229,6 +230,67 @@ def test_what_fails_in_the_vision_stage_is_encoded_again(
             assert sum(one.num_begun for one in vision) > sum(one.num_done for one in vision) == 1
 
     run(main())
+
+
+class Sees(FakeVision):
+    """Notes the tiles that it is sent, by attempt; the first attempt fails at one of its sends."""
+
+    def __init__(self, seen: list[list[int]], fails_at: int) -> None:
+        super().__init__()
+        self.seen, self.fails_at = seen, fails_at
+
+    async def work(self, opening: Any, channel: Any) -> None:
+        levels: list[int] = []
+        self.seen.append(levels)
+        num_sent = 0
+
+        class Watched:
+            async def receive(_) -> Any:
+                message = await channel.receive()
+                levels.extend(to_tensor(message.values).flatten(1)[:, 0].tolist())
+                return message
+
+            async def send(_, message: Any) -> None:
+                nonlocal num_sent
+                num_sent += 1
+                if len(self.seen) == 1 and num_sent == self.fails_at:
+                    raise WireError(NackCode.INTERNAL, "planned")
+                await channel.send(message)
+
+        await super().work(opening, Watched())
+
+
+@pytest.mark.parametrize(
+    ("policy", "fails_at", "again"),
+    [
+        ("off", 2, [24, 25, 26, 27, 28]),
+        ("all", 3, [28]),
+        ("absolute", 3, [27, 28]),  # of the second picture a tile is missing
+        ("absolute", 2, [23, 24, 25, 26, 27, 28]),
+        ("released", 3, list(range(20, 29))),  # chosen among all tiles
+        *((policy, 4, None) for policy in ("off", "all", "released", "absolute")),
+    ],
+)
+def test_only_what_is_missing_is_encoded_again(
+    policy: FlashPolicy, fails_at: int, again: list[int] | None
+) -> None:
+    pictures = ([20, 21, 22], [23, 24, 25, 26], [27, 28])
+    seen: list[list[int]] = []
+
+    async def main() -> None:
+        vision = [Sees(seen, fails_at) for _ in range(2)]
+        async with decoupled(vision, [FakeLanguage()]) as (engine, _):
+            found = await answer(engine, make_request(*pictures), FlashSettings(policy))
+            assert text_of(found) == expected_text(*pictures, policy=policy)
+            if policy in ("absolute", "released"):
+                assert found.request.routing is not None
+                assert found.request.routing.is_compressed == tuple(
+                    level % 2 == 1 for level in range(20, 29)
+                )
+
+    run(main())
+    assert seen[0][:4] == [20, 21, 22, 23]
+    assert seen[1:] == ([] if again is None else [again])
 
 
 def test_what_fails_before_a_word_was_told_is_answered_by_another() -> None:

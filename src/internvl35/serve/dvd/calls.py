@@ -43,6 +43,11 @@ class Call:
         return self.request.prompt.num_tiles
 
     @property
+    def tiles_per_picture(self) -> tuple[int, ...]:
+        """Tiles of each picture."""
+        return tuple(span.num_tiles for span in self.request.prompt.image_spans)
+
+    @property
     def levels(self) -> Tensor:
         """All tiles."""
         levels = self.request.pixel_values

@@ -1,13 +1,18 @@
 """The vision stage of a request: tiles to a vision server, visual tokens back.
 
+What came before a server was lost is not encoded again, but for tiles among which a router chooses.
+
 No counterpart in the paper.
 """
 
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from itertools import accumulate
 from typing import Any
 
 from internvl35.serve.dvd.attempts import attempts
@@ -31,34 +36,61 @@ async def encode(pool: Pool, call: Call, tokens: VisualTokens, tiles_per_message
     """
     try:
         for attempt in attempts(pool, call.num_tiles, call.key, call.request_id):
+            wanted = _begin(call, tokens)
+            if not wanted:  # the last attempt failed behind its last tile
+                return
             async with attempt as link:
-                if call.choices is None:
-                    tokens.clear()  # another server's router may choose otherwise
-                stream = await link.open(_open(call, attempt.number))
-                async with beside(stream, _send(stream, call, tiles_per_message)):
-                    await _read(stream, tokens)
+                stream = await link.open(_open(call, attempt.number, wanted))
+                async with beside(stream, _send(stream, call, wanted, tiles_per_message)):
+                    await _read(stream, tokens, wanted)
                 return
     except Exception as error:  # noqa: BLE001 - whoever waits for the tokens raises it
         tokens.fail(error)
 
 
-def _open(call: Call, attempt: int) -> Encode:
-    counts = tuple(span.num_tiles for span in call.request.prompt.image_spans)
+def _begin(call: Call, tokens: VisualTokens) -> list[int]:
+    """Number the tiles that are still to be encoded.
+
+    Tiles among which a router chooses are encoded together, for another server's may choose
+    otherwise: under ``absolute`` pictures, else all tiles of the request.
+    """
+    missing = tokens.missing
+    if call.choices is not None or not missing:
+        return missing
+    sizes = call.tiles_per_picture if call.flash.policy == "absolute" else (call.num_tiles,)
+    stops = accumulate(sizes)
+    groups = (range(stop - size, stop) for size, stop in zip(sizes, stops, strict=True))
+    again = [tile for group in groups if not set(missing).isdisjoint(group) for tile in group]
+    tokens.forget(again)
+    return again
+
+
+def _open(call: Call, attempt: int, wanted: list[int]) -> Encode:
+    """Ask for some tiles; servers number those that they get from 0."""
+    stops = accumulate(call.tiles_per_picture)
+    pictures = Counter(bisect_right([*stops], tile) for tile in wanted)
+    counts = tuple(pictures[picture] for picture in sorted(pictures))
     return Encode(
         call.wire_id, attempt, counts, call.flash, call.cache_salt, call.priority, write_parent()
     )
 
 
-async def _read(stream: Stream, tokens: VisualTokens) -> None:
+async def _read(stream: Stream, tokens: VisualTokens, wanted: list[int]) -> None:
     while not isinstance(message := await stream.receive(), Encoded):
         assert isinstance(message, Features)
-        tokens.add(message)
+        tokens.add(message, wanted)
 
 
-async def _send(stream: Stream, call: Call, tiles_per_message: int) -> None:
-    for first in range(0, call.num_tiles, tiles_per_message):
-        some = call.levels[first : first + tiles_per_message].permute(0, 2, 3, 1)  # (n, H, W, 3)
-        await stream.send(Tiles(call.wire_id, first, len(some), to_block(some)))
+async def _send(stream: Stream, call: Call, wanted: list[int], tiles_per_message: int) -> None:
+    """Send tiles in groups that lie side by side, so that none is copied."""
+    place = 0
+    while place < len(wanted):
+        first, count = wanted[place], 1
+        while count < tiles_per_message and first + count in wanted[place + count :][:1]:
+            count += 1
+        some = call.levels[first : first + count].permute(0, 2, 3, 1)  # (n, H, W, 3)
+        await stream.send(Tiles(call.wire_id, place, count, to_block(some)))
+        place += count
 
 
 @asynccontextmanager

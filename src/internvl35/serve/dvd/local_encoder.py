@@ -50,6 +50,7 @@ class LocalEncoder:
             choices = (False,) * call.num_tiles if routing is None else routing.is_compressed
             scores = None if routing is None else routing.scores
             values = to_block(found.image_features.to(self.dtype))
-            tokens.add(Features(call.wire_id, 0, call.num_tiles, choices, scores, values))
+            all_tiles = Features(call.wire_id, 0, call.num_tiles, choices, scores, values)
+            tokens.add(all_tiles, range(call.num_tiles))
         except Exception as error:  # noqa: BLE001 - whoever waits for the tokens raises it
             tokens.fail(error)

@@ -7,6 +7,7 @@ counterpart in the paper.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from internvl35.serve.messages import Block, Features
@@ -43,15 +44,16 @@ class VisualTokens:
         self._change = asyncio.Event()
 
     @property
-    def is_complete(self) -> bool:
-        """Whether every tile is there."""
-        return len(self._tiles) == self._num_tiles
+    def missing(self) -> list[int]:
+        """Numbers of the tiles that are not there."""
+        return [tile for tile in range(self._num_tiles) if tile not in self._tiles]
 
-    def add(self, features: Features) -> None:
-        """Take in tiles, but for those that are there.
+    def add(self, features: Features, wanted: Sequence[int]) -> None:
+        """Take in tiles.
 
         Args:
             features: checked against the plan of the request.
+            wanted: our numbers of the tiles that its sender was asked for, in order.
         """
         data, start = memoryview(features.values.data).cast("B"), 0
         num_tokens, width = features.values.shape
@@ -61,17 +63,21 @@ class VisualTokens:
             end = start + count * bytes_each
             block = Block(features.values.dtype, (count, width), data[start:end])
             score = None if features.scores is None else features.scores[place]
-            tile = features.first_tile + place
-            if tile not in self._tiles:
-                self._tiles[tile] = TileTokens(tile, is_compressed, score, block)
-                self._order.append(self._tiles[tile])
+            tile = wanted[features.first_tile + place]
+            self._tiles[tile] = TileTokens(tile, is_compressed, score, block)
+            self._order.append(self._tiles[tile])
             start = end
         self._change.set()
 
-    def clear(self) -> None:
-        """Forget what came; nobody may have read of it."""
-        self._tiles.clear()
-        self._order.clear()
+    def forget(self, tiles: Sequence[int]) -> None:
+        """Forget what came of some tiles; nobody may have read any.
+
+        Args:
+            tiles: their numbers.
+        """
+        for tile in tiles:
+            self._tiles.pop(tile, None)
+        self._order = [one for one in self._order if one.tile in self._tiles]
 
     def fail(self, error: BaseException) -> None:
         """Note that the rest does not come.
