@@ -35,4 +35,14 @@ class ServerError(InternVLError):
 
 
 class BusyError(ServerError):
-    """So much is in work that a request has no room now; it may be tried again."""
+    """So much is in work that a request has no room now; it may be tried again.
+
+    Args:
+        message: what is full.
+        retry_after_s: when to ask again.
+    """
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        """Keep the time beside the message."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s

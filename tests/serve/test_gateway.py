@@ -11,7 +11,7 @@ import pytest
 from batch_stubs import EchoEngine
 from gateway_stubs import make_answerer
 
-from internvl35.errors import ConfigError
+from internvl35.errors import BusyError, ConfigError
 from internvl35.serve.gateway import build_app
 
 KEY = "sk-0123456789abcdef"
@@ -211,6 +211,19 @@ def picture(url, **more):
 
 def video(url, **more):
     return {"type": "video_url", "video_url": {"url": url, **more}}
+
+
+def test_an_engine_that_is_full_says_so_and_when_to_come_back():
+    engine = EchoEngine()
+
+    async def stream(*_, **__):
+        raise BusyError("4 answers are in work; at most 4 may be", 3.0)
+        yield
+
+    engine.stream = stream
+    response = ask(CHAT, make_body(), answerer=make_answerer(engine))
+    assert (response.status_code, response.headers["retry-after"]) == (503, "3")
+    assert "4 answers are in work" in response.json()["error"]["message"]
 
 
 def test_pictures_and_videos_reach_the_loader_in_order_and_their_tiles_the_engine():

@@ -19,11 +19,10 @@ from PIL import Image
 from internvl35.config import TileSettings
 from internvl35.data.images import ImageSettings
 from internvl35.data.tiles import Grid, make_pixel_values, normalize_levels
-from internvl35.errors import ConfigError, MediaError, ServerError
+from internvl35.errors import BusyError, ConfigError, MediaError, ServerError
 from internvl35.serve.fields import BodyError
 from internvl35.serve.media import (
     LoadedMedia,
-    MediaBusyError,
     MediaItem,
     MediaItemError,
     MediaLoader,
@@ -237,7 +236,7 @@ def test_more_requests_than_allowed_are_asked_to_come_again():
         first = asyncio.create_task(anext(stream))
         while not pool.running:
             await asyncio.sleep(0)
-        with pytest.raises(MediaBusyError, match="ask again later"):
+        with pytest.raises(BusyError, match="ask again later"):
             await anext(loader.load([data_item()]))
         pool.may_end.set()
         await first
@@ -360,7 +359,7 @@ def test_a_name_server_that_never_answers_holds_one_place_and_no_request(monkeyp
         with pytest.raises(MediaItemError, match="cannot be fetched"):
             await anext(loader.load([MediaItem("https://host.test/x")]))
         assert is_asked.is_set()
-        with pytest.raises(MediaBusyError, match="being fetched"):
+        with pytest.raises(BusyError, match="being fetched"):
             await anext(loader.load([MediaItem("https://host.test/x")]))
         release.set()
         for _ in range(1000):
@@ -368,7 +367,7 @@ def test_a_name_server_that_never_answers_holds_one_place_and_no_request(monkeyp
                 await anext(loader.load([MediaItem("https://host.test/x")]))
             except MediaItemError:
                 return True
-            except MediaBusyError:
+            except BusyError:
                 continue
         return False
 

@@ -17,9 +17,8 @@ from internvl35.config import TileSettings
 from internvl35.data.frames import VideoSettings
 from internvl35.data.images import ImageSettings
 from internvl35.data.tiles import Grid
-from internvl35.errors import MediaError, ServerError
+from internvl35.errors import BusyError, MediaError, ServerError
 from internvl35.serve import media_pool
-from internvl35.serve.media import MediaBusyError
 from internvl35.serve.media_pool import DecodePool
 from internvl35.serve.media_worker import DecodeJob
 
@@ -253,7 +252,7 @@ def test_who_waits_too_long_for_a_process_is_asked_to_come_again(command):
         slow = DecodeJob("image", TILES, ImageSettings(), VideoSettings(), 60.0, 2**30)
         task = asyncio.create_task(ask(pool, b"hang", slow))
         await asyncio.sleep(0)
-        with pytest.raises(MediaBusyError) as busy:
+        with pytest.raises(BusyError) as busy:
             await ask(pool, GOOD)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

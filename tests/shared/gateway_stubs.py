@@ -8,11 +8,12 @@ import numpy as np
 from batch_stubs import EchoEngine, StubChat
 
 from internvl35.data.tiles import Grid
+from internvl35.errors import BusyError
 from internvl35.generate.sampling import SamplingSettings
 from internvl35.serve.answering import Answerer, Defaults
 from internvl35.serve.chat_answer import AnswerFormat
 from internvl35.serve.gateway_settings import GatewaySettings
-from internvl35.serve.media import LoadedMedia, MediaBusyError, MediaItemError
+from internvl35.serve.media import LoadedMedia, MediaItemError
 
 
 class StubLoader:
@@ -25,7 +26,7 @@ class StubLoader:
         self.items += items
         for item in items:
             if "BUSY" in item.source:
-                raise MediaBusyError("too many pictures", 7.0)
+                raise BusyError("too many pictures", 7.0)
             if "BAD" in item.source:
                 raise MediaItemError("no picture", item.where)
             count = item.num_frames or 3

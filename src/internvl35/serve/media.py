@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from internvl35.data.tiles import Grid
-from internvl35.errors import ConfigError, MediaError, ServerError
+from internvl35.errors import ConfigError, MediaError
 from internvl35.serve.fields import BodyError
 
 MediaKind: TypeAlias = Literal["image", "video"]
@@ -125,20 +125,6 @@ class MediaItemError(BodyError, MediaError):
     """A picture or video of a request cannot be used; its sender can put that right (400)."""
 
 
-class MediaBusyError(ServerError):
-    """No more media are taken in just now (503).
-
-    Args:
-        message: what is full.
-        retry_after_s: when to ask again.
-    """
-
-    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
-        """Keep the time beside the message."""
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
-
-
 class MediaLoader(Protocol):
     """Fetches, decodes and cuts the media of requests."""
 
@@ -157,7 +143,7 @@ class MediaLoader(Protocol):
         Raises:
             MediaItemError: if an item cannot be used; raised before any is fetched where the body
                 alone shows it.
-            MediaBusyError: if too much is under way.
+            BusyError: if too much is under way.
         """
         ...
 

@@ -20,14 +20,8 @@ from internvl35.config import TileSettings
 from internvl35.data.frames import VideoSettings
 from internvl35.data.images import DEFAULT_IMAGES, ImageSettings
 from internvl35.data.sources import SourceSettings, open_media, scheme_of
-from internvl35.errors import MediaError, ServerError
-from internvl35.serve.media import (
-    LoadedMedia,
-    MediaBusyError,
-    MediaItem,
-    MediaItemError,
-    MediaSettings,
-)
+from internvl35.errors import BusyError, MediaError, ServerError
+from internvl35.serve.media import LoadedMedia, MediaItem, MediaItemError, MediaSettings
 from internvl35.serve.media_pool import DecodePool
 from internvl35.serve.media_worker import DecodeJob
 
@@ -94,7 +88,7 @@ class SafeMediaLoader:
         jobs = [(item, self._plan(item)) for item in items]
         self._count(items)
         if self._num_requests >= self._settings.max_requests:
-            raise MediaBusyError("too many requests with pictures; ask again later")
+            raise BusyError("too many requests with pictures; ask again later")
         self._num_requests += 1
         waiting = deque(jobs)
         tasks: deque[asyncio.Task[LoadedMedia]] = deque()
@@ -199,7 +193,7 @@ class SafeMediaLoader:
             async with asyncio.timeout(self._settings.max_wait_s):
                 await self._fetches.acquire()
         except TimeoutError as error:
-            raise MediaBusyError("too many pictures are being fetched; ask again later") from error
+            raise BusyError("too many pictures are being fetched; ask again later") from error
         fetch: Future[bytes] | None = None
         try:
             source = replace(self._source, max_bytes=budget.room(item))

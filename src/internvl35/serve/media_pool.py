@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from internvl35.data.tiles import choose_grid, count_tiles
-from internvl35.errors import MediaError, ServerError
-from internvl35.serve.media import LoadedMedia, MediaBusyError
+from internvl35.errors import BusyError, MediaError, ServerError
+from internvl35.serve.media import LoadedMedia
 from internvl35.serve.media_worker import HEAD, MAX_JSON_BYTES, DecodeJob
 
 _LOGGER = logging.getLogger(__name__)
@@ -73,14 +73,14 @@ class DecodePool:
 
         Raises:
             MediaError: if the picture or video cannot be decoded, or a limit is met.
-            MediaBusyError: if no process becomes free in time.
+            BusyError: if no process becomes free in time.
             ServerError: if the pool is closed, or processes cannot be started.
         """
         try:
             async with asyncio.timeout(self._max_wait_s):
                 await self._free.acquire()
         except TimeoutError as error:
-            raise MediaBusyError("too many pictures are being decoded; ask again later") from error
+            raise BusyError("too many pictures are being decoded; ask again later") from error
         try:
             data = await read()
             try:

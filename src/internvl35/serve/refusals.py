@@ -10,10 +10,16 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
-from internvl35.errors import ConfigError, InternVLError, MediaError, PromptError, ServerError
+from internvl35.errors import (
+    BusyError,
+    ConfigError,
+    InternVLError,
+    MediaError,
+    PromptError,
+    ServerError,
+)
 from internvl35.serve.chat_answer import INTERNAL, INVALID, write_error
 from internvl35.serve.fields import BodyError
-from internvl35.serve.media import MediaBusyError
 
 
 class RefusedError(ServerError):
@@ -80,7 +86,7 @@ def refuse(error: BaseException, request_id: str) -> Refusal:
         return Refusal(400, write_error(str(error), param=error.param))
     if isinstance(error, ConfigError | MediaError | PromptError):
         return Refusal(400, write_error(str(error)))
-    if isinstance(error, MediaBusyError):
+    if isinstance(error, BusyError):
         later = str(max(1, round(error.retry_after_s)))
         return Refusal(503, write_error(str(error), "server_error"), {"Retry-After": later})
     if isinstance(error, TimeoutError):
