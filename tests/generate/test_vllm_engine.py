@@ -406,6 +406,7 @@ def test_a_stream_gives_the_answer_piece_by_piece(ours: Ours, engine: Any) -> No
         False
     ]
     assert updates[-1].completion.samples == whole.samples
+    assert 0 < whole.seconds_to_visual_tokens < whole.seconds_to_first_token
 
 
 def test_leaving_a_stream_ends_the_request(ours: Ours, engine: Any) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
+import io
 import subprocess
 import sys
 import threading
@@ -11,14 +13,22 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import httpx
 import pytest
+import torch
 from batch_stubs import EchoEngine
 from fake_servers import FakeLanguage, FakeVision, decoupled, make_request
 from gateway_stubs import make_answerer
+from PIL import Image
 
+from internvl35 import load
 from internvl35.errors import ConfigError
 from internvl35.generate.sampling import SamplingSettings
 from internvl35.serve import tracing
+from internvl35.serve.answering import Answerer, Defaults
+from internvl35.serve.chat_answer import AnswerFormat
 from internvl35.serve.gateway import build_app
+from internvl35.serve.gateway_settings import GatewaySettings
+from internvl35.serve.media import MediaSettings
+from internvl35.serve.media_loader import SafeMediaLoader
 
 pytest.importorskip("opentelemetry.sdk", reason="needs the extra trace")
 
@@ -50,15 +60,19 @@ def spans_of(exporter):
     return {span.name: span for span in exporter.get_finished_spans()}
 
 
-def ask(text, headers=None, answerer=None, **fields):
+def ask(text, headers=None, answerer=None, url="data:a", **fields):
+    answerer = answerer or make_answerer()
+
     async def send():
-        app = build_app(answerer or make_answerer())
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        transport = httpx.ASGITransport(build_app(answerer), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
-            picture = {"type": "image_url", "image_url": {"url": "data:a"}}
+            picture = {"type": "image_url", "image_url": {"url": url}}
             content = [picture, {"type": "text", "text": text}]
             body = {"messages": [{"role": "user", "content": content}], **fields}
-            return await client.post("/v1/chat/completions", json=body, headers=headers)
+            try:
+                return await client.post("/v1/chat/completions", json=body, headers=headers)
+            finally:
+                await answerer.loader.close()
 
     return asyncio.run(send())
 
@@ -80,6 +94,34 @@ def test_a_request_has_a_span_for_each_stage_and_all_hang_under_it(exporter, str
     assert spans["generate"].attributes["tiles"] == 2
     assert spans["generate"].attributes["new_tokens"] == len("\nmy own words") + 1
     assert "words" not in "".join(span.to_json() for span in spans.values())
+
+
+def test_each_stage_of_a_picture_has_its_own_span_in_one_process(exporter, random_checkpoint):
+    chat = load(random_checkpoint, dtype=torch.float32)
+    file = io.BytesIO()
+    Image.new("RGB", (40, 40)).save(file, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    answerer = Answerer(
+        chat, chat.engine, SafeMediaLoader(chat.tiles, MediaSettings(num_workers=1), chat.images),
+        AnswerFormat(chat.tokenizer, chat.rules.end_token_ids, "random"),
+        Defaults(SamplingSettings()), GatewaySettings(), ("random",),
+    )  # fmt: skip
+    try:
+        assert ask("What?", answerer=answerer, url=url, max_tokens=2).status_code == 200
+    finally:
+        chat.engine.close()
+    spans = spans_of(exporter)
+    within = {"media": {"fetch", "tiling"}, "generate": {"vision", "prefill", "decode"}}
+    assert set(spans) == {"request", "prompt", *within, *within["media"], *within["generate"]}
+    for whole, parts in within.items():
+        for part in parts:
+            assert spans[part].parent.span_id == spans[whole].context.span_id
+    assert spans["fetch"].end_time <= spans["tiling"].start_time
+    assert spans["tiling"].end_time <= spans["media"].end_time
+    times = [spans[name].start_time for name in ("generate", "vision", "prefill", "decode")]
+    assert times == sorted(times)
+    assert spans["vision"].end_time == spans["prefill"].start_time
+    assert spans["prefill"].end_time == spans["decode"].start_time
 
 
 def test_what_goes_wrong_is_told_by_its_kind_alone(exporter):
@@ -113,7 +155,9 @@ def test_servers_spans_hang_under_the_gateways_request(exporter):
         async with decoupled([FakeVision()], [FakeLanguage()]) as (engine, _):
             with tracing.request_stage("request", {}):
                 found = engine.stream(make_request([3, 4]), SamplingSettings())
-                assert [update async for update in found]
+                *_, last = [update async for update in found]
+            whole = last.completion
+            assert 0 <= whole.seconds_to_visual_tokens <= whole.seconds_to_first_token
 
     asyncio.run(answer())
     spans = spans_of(exporter)

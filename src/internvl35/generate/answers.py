@@ -65,6 +65,8 @@ class Completion:
     """From the submission to the first token."""
     seconds: float = 0.0
     """From the submission to the end of the last answer."""
+    seconds_to_visual_tokens: float | None = None
+    """From the submission until all visual tokens were there; None if nothing is shown."""
     failure: InternVLError | None = None
     """Why no answer was begun, if none was."""
 

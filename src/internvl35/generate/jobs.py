@@ -54,6 +54,8 @@ class Job:
     """When it was submitted."""
     seconds_to_first_token: float | None = None
     """From then to the first token."""
+    seconds_to_visual_tokens: float | None = None
+    """From then until all visual tokens were there; None before, and if nothing is shown."""
 
     @property
     def is_finished(self) -> bool:
@@ -126,6 +128,8 @@ class Job:
             self.sequences.append(sequence)
         if is_arriving:
             self.note_arrivals()
+        elif prompt.num_tiles:
+            self._note_visual_tokens()
 
     def note_arrivals(self) -> None:
         """Let its answers go as far as its visual tokens have come by now."""
@@ -136,8 +140,13 @@ class Job:
         num_open = None
         if num_ready < arriving.num_tokens:
             num_open = self.request.prompt.image_places[num_ready]
+        elif self.seconds_to_visual_tokens is None:
+            self._note_visual_tokens()
         for sequence in self.sequences:
             sequence.num_open = num_open
+
+    def _note_visual_tokens(self) -> None:
+        self.seconds_to_visual_tokens = time.perf_counter() - self.started
 
     def note_first_token(self) -> None:
         """Stop the time to the first token."""
@@ -154,6 +163,7 @@ class Job:
             prompt_logprobs=None if prompt is None else tuple(prompt),
             seconds_to_first_token=self.seconds_to_first_token,
             seconds=time.perf_counter() - self.started,
+            seconds_to_visual_tokens=self.seconds_to_visual_tokens,
             failure=self.failure,
         )
 

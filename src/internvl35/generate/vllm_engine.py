@@ -19,7 +19,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
@@ -305,7 +305,7 @@ class VLLMEngine(GenerationEngine):
         request = asked.request
         if request.arriving is not None:
             features = await request.arriving.wait()
-            return replace(asked, request=Request(request.prompt, image_features=features))
+            return asked.encoded_as(Request(request.prompt, image_features=features))
         if request.pixel_values is None and request.image_features is None:
             return asked
         if self._vision is None:
@@ -317,7 +317,7 @@ class VLLMEngine(GenerationEngine):
         encoding = self._vision.encode(
             request, asked.flash, cache_salt=asked.cache_salt, priority=asked.priority
         )
-        return replace(asked, request=await asyncio.wrap_future(encoding))
+        return asked.encoded_as(await asyncio.wrap_future(encoding))
 
     def _as_prompt(self, asked: Asked) -> Any:
         """Put ids, visual tokens and the mask that tells them apart into one prompt of vLLM's."""

@@ -54,6 +54,19 @@ class Asked:
     """Only requests of equal salt share what is cached."""
     started: float = field(default_factory=time.perf_counter)
     """When it was asked."""
+    encoded: float | None = None
+    """When all its visual tokens were there."""
+
+    def encoded_as(self, request: Request) -> Asked:
+        """Go on with visual tokens, which have just come.
+
+        Args:
+            request: with them.
+
+        Returns:
+            The same, with the time.
+        """
+        return replace(self, request=request, encoded=time.perf_counter())
 
     def give_up(self, failure: InternVLError | None = None) -> Completion:
         """Tell that it ended before any of its answers began.
@@ -257,4 +270,5 @@ def _complete(asked: Asked, answers: list[_Written]) -> Completion:
         prompt_logprobs=answers[0].prompt_logprobs,
         seconds_to_first_token=min(times) - asked.started if times else None,
         seconds=time.perf_counter() - asked.started,
+        seconds_to_visual_tokens=None if asked.encoded is None else asked.encoded - asked.started,
     )

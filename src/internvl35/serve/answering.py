@@ -207,7 +207,7 @@ class Answerer:
         await self.room.begin_opening()
         started = time.perf_counter()
         try:
-            with stage("media", pictures=len(call.pictures)):
+            with stage("media", pictures=len(call.pictures)) as opening, opening.around():
                 loaded = await self._load(call, caller)
             with stage("prompt") as building:
                 loop = asyncio.get_running_loop()

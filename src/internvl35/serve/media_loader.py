@@ -24,6 +24,7 @@ from internvl35.errors import BusyError, MediaError, ServerError
 from internvl35.serve.media import LoadedMedia, MediaItem, MediaItemError, MediaSettings
 from internvl35.serve.media_pool import DecodePool
 from internvl35.serve.media_worker import DecodeJob
+from internvl35.serve.tracing import stage
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -169,7 +170,8 @@ class SafeMediaLoader:
 
         async def read() -> bytes:
             source = replace(self._source, max_bytes=budget.room(item))
-            data = await asyncio.to_thread(_read, item.source, source)
+            with stage("fetch"):
+                data = await asyncio.to_thread(_read, item.source, source)
             budget.take_bytes(len(data), item)
             return data
 
@@ -198,7 +200,8 @@ class SafeMediaLoader:
         try:
             source = replace(self._source, max_bytes=budget.room(item))
             fetch = self._threads.submit(_read, item.source, source)
-            data = await self._await_fetch(item, fetch, request_id)
+            with stage("fetch"):
+                data = await self._await_fetch(item, fetch, request_id)
             budget.take_bytes(len(data), item)
 
             async def read() -> bytes:

@@ -24,6 +24,7 @@ from internvl35.data.tiles import choose_grid, count_tiles
 from internvl35.errors import BusyError, MediaError, ServerError
 from internvl35.serve.media import LoadedMedia
 from internvl35.serve.media_worker import HEAD, MAX_JSON_BYTES, DecodeJob
+from internvl35.serve.tracing import stage
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -83,15 +84,8 @@ class DecodePool:
             raise BusyError("too many pictures are being decoded; ask again later") from error
         try:
             data = await read()
-            try:
-                return await self._try(job, data)
-            except _WorkerFault as fault:
-                _LOGGER.warning("a decoding process was replaced: %s", fault)
-            try:
-                return await self._try(job, data)
-            except _WorkerFault as fault:
-                _LOGGER.warning("a decoding process failed again: %s", fault)
-                raise _undecodable() from fault
+            with stage("tiling"):
+                return await self._try_twice(job, data)
         finally:
             self._free.release()
 
@@ -103,6 +97,17 @@ class DecodePool:
         self._idle.clear()
         if self._dying:
             await asyncio.wait(self._dying, timeout=_GRACE_S)
+
+    async def _try_twice(self, job: DecodeJob, data: bytes) -> LoadedMedia:
+        try:
+            return await self._try(job, data)
+        except _WorkerFault as fault:
+            _LOGGER.warning("a decoding process was replaced: %s", fault)
+        try:
+            return await self._try(job, data)
+        except _WorkerFault as fault:
+            _LOGGER.warning("a decoding process failed again: %s", fault)
+            raise _undecodable() from fault
 
     async def _try(self, job: DecodeJob, data: bytes) -> LoadedMedia:
         process, is_new = await self._take()

@@ -36,6 +36,10 @@ class Metrics:
             "internvl35_first_token_seconds", "From the engine's taking a request to a token.",
             buckets=_SECONDS, registry=registry,
         )  # fmt: skip
+        self._visual = Histogram(
+            "internvl35_visual_tokens_seconds", "From the same until all visual tokens were made.",
+            buckets=_SECONDS, registry=registry,
+        )  # fmt: skip
         self._opening = Histogram(
             "internvl35_opening_seconds", "To open the pictures of a request and cut them.",
             buckets=_SECONDS, registry=registry,
@@ -93,6 +97,8 @@ class Metrics:
             self._counts[name].inc(count)
         if completion.seconds_to_first_token is not None:
             self._first.observe(completion.seconds_to_first_token)
+        if completion.seconds_to_visual_tokens is not None:
+            self._visual.observe(completion.seconds_to_visual_tokens)
 
     def register(self, figures: Collector) -> None:
         """Write further figures, too."""

@@ -1,7 +1,7 @@
 """Spans of requests for OpenTelemetry, one a stage; nothing happens where it is not installed.
 
 The gateway's guard begins a request's span and makes it the current one. Stages hang under what is
-current and never become current themselves, so they may begin and end in any task of a request.
+current and do not become current by themselves, so they may begin and end in any task of a request.
 No text of users goes into a span: only names, numbers and the kinds of errors. No counterpart in
 the paper.
 """
@@ -46,6 +46,15 @@ class Stage:
         if self.span is not None:
             self.span.set_attributes(facts)
 
+    @contextmanager
+    def around(self) -> Iterator[None]:
+        """Let stages that begin meanwhile hang under this one; for a ``with`` of one task."""
+        if self.span is None:
+            yield
+            return
+        with trace.use_span(self.span, record_exception=False, set_status_on_exception=False):
+            yield
+
     def note_part(self, name: str, begin_s: float, end_s: float) -> None:
         """Add a stage within this one that is known only afterwards.
 
@@ -62,15 +71,18 @@ class Stage:
     def note_completion(self, completion: Completion) -> None:
         """Add the times and counts of an answer, times taken from this stage's beginning."""
         request, first = completion.request, completion.seconds_to_first_token
+        shown = completion.seconds_to_visual_tokens
         self.note(
             prompt_tokens=len(request.prompt), cached_tokens=completion.num_cached_tokens,
             tiles=request.prompt.num_tiles,
             compressed_tiles=0 if request.routing is None else request.routing.num_compressed,
             new_tokens=sum(len(sample.token_ids) for sample in completion.samples),
         )  # fmt: skip
+        if shown is not None:
+            self.note_part("vision", 0.0, shown)
         if first is not None:
-            self.note_part("first_token", 0.0, first)
-            self.note_part("answer", first, completion.seconds)
+            self.note_part("prefill", shown or 0.0, first)
+            self.note_part("decode", first, completion.seconds)
 
 
 @contextmanager

@@ -195,14 +195,17 @@ class Answer:
             yield update
 
     def _complete(self, end: Finished) -> Completion:
+        first, told = self._first_s, end.seconds_to_first_token  # told: from the visual tokens on
+        is_shown = self._call.num_tiles and first is not None and told is not None
         return Completion(
             self._call.request_id,
             self._routed.without_pictures,
             tuple(map(_join, self._parts)),
             end.num_cached_tokens,
             None if self._prompt is None else tuple(self._prompt),
-            self._first_s,
+            first,
             time.perf_counter() - self._started,
+            max(0.0, (first or 0.0) - (told or 0.0)) if is_shown else None,
         )
 
 
