@@ -180,7 +180,7 @@ def test_answers_are_those_of_a_chat(run, random_checkpoint, wide_picture, tmp_p
     assert json.loads(out)["this_run"]["num_tiles"] == sum(reply.num_tiles for reply in replies)
 
 
-def test_a_kill_loses_and_doubles_no_row(tmp_path):
+def test_a_kill_loses_and_doubles_no_row(run, engine, tmp_path):
     rows = [make_row(f"row {number}", f"text {number}") for number in range(NUM_ROWS)]
     source, target = write_rows(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
@@ -196,10 +196,11 @@ def test_a_kill_loses_and_doubles_no_row(tmp_path):
     assert NUM_ROWS // 3 <= num_lines < NUM_ROWS
     # as if the kill had come while the last line was being written
     target.write_bytes(content[: content.rfind(b"\n") - 20])
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    code, out, _ = run("batch", source, target, "--max-rows", 3, "--json")
+    assert code == 0
     assert {line["custom_id"]: text_of(line) for line in read(target)} == {
         f"row {number}": f"TEXT {number}" for number in range(NUM_ROWS)
     }
     assert target.read_bytes().count(b"\n") == NUM_ROWS
-    left = json.loads(done.stdout)["this_run"]["num_rows"]
+    left = json.loads(out)["this_run"]["num_rows"]
     assert left == NUM_ROWS - num_lines + 1
