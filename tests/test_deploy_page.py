@@ -94,8 +94,10 @@ def test_kubernetes_objects_start_what_there_is_and_agree():
         (container,) = pod["spec"]["containers"]
         assert find_mistakes(container["args"]) == []
         volumes = {volume["name"] for volume in pod["spec"]["volumes"]}
-        for own in [container, *pod["spec"]["initContainers"]]:
-            assert {mount["name"] for mount in own["volumeMounts"]} <= volumes
+        assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+        (secret,) = [one["secret"] for one in pod["spec"]["volumes"] if "secret" in one]
+        assert secret["defaultMode"] == 0o440  # with a group: its own 644 is refused
+        assert pod["spec"]["securityContext"]["fsGroup"] == 1000
         assert pod["spec"]["terminationGracePeriodSeconds"] > 60
         asked |= peers_of(container["args"])
         if one["kind"] == "StatefulSet":

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import subprocess
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -28,18 +31,82 @@ def test_what_is_no_address_is_refused(text):
         read_address(text)
 
 
-def test_a_secret_is_read_from_a_file_of_its_owner_alone(tmp_path):
-    file = tmp_path / "secret"
+def read(file):
+    return LinkOptions(secret_file=str(file)).read_secret()
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that everybody can enter, which those of pytest are not."""
+    with TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def write(file, mode, owner=None):
     file.write_text(f"{SECRET}\n")
-    file.chmod(0o600)
-    assert LinkOptions(secret_file=str(file)).read_secret() == SECRET.encode()
+    file.chmod(mode)
+    if owner is not None:
+        os.chown(file, owner, owner)
+    return file
+
+
+def test_a_secret_is_read_from_a_file_of_its_owner_alone(open_folder):
     assert LinkOptions().read_secret() is None
-    file.chmod(0o640)
-    with pytest.raises(ConfigError, match="is open to others") as caught:
-        LinkOptions(secret_file=str(file)).read_secret()
-    assert SECRET not in str(caught.value)
+    for mode in (0o600, 0o400):
+        assert read(write(open_folder / "secret", mode)) == SECRET.encode()
     with pytest.raises(ConfigError, match="cannot be read"):
-        LinkOptions(secret_file=str(tmp_path / "none")).read_secret()
+        read(open_folder / "none")
+    for mode in (0o604, 0o644, 0o444, 0o660, 0o606, 0o622):
+        with pytest.raises(ConfigError, match="is open to others") as caught:
+            read(write(open_folder / "secret", mode))
+        assert SECRET not in str(caught.value)
+
+
+def test_what_others_cannot_reach_they_cannot_read(open_folder):
+    inner = open_folder / "closed" / "inner"
+    inner.mkdir(parents=True)
+    file = write(inner / "secret", 0o444)
+    with pytest.raises(ConfigError, match="is open to others"):
+        read(file)
+    inner.parent.chmod(0o700)
+    assert read(file) == SECRET.encode()
+    (open_folder / "link").symlink_to(file)  # as Kubernetes mounts secrets
+    assert read(open_folder / "link") == SECRET.encode()
+    inner.parent.chmod(0o701)
+    with pytest.raises(ConfigError, match="is open to others"):
+        read(file)
+    inner.parent.chmod(0o700)
+    with pytest.raises(ConfigError, match="is open to others"):
+        read(write(file, 0o466))  # whoever gets in might change it
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_group_may_read_what_root_owns(open_folder):
+    """Kubernetes with fsGroup, systemd with access lists: root's, mode 440."""
+    assert read(write(open_folder / "secret", 0o440, owner=0)) == SECRET.encode()
+    with pytest.raises(ConfigError, match="is open to others"):
+        read(write(open_folder / "secret", 0o440, owner=1000))
+    folder = open_folder / "credentials"
+    folder.mkdir()
+    file = write(folder / "secret", 0o444, owner=1000)
+    folder.chmod(0o750)
+    assert read(file) == SECRET.encode()
+    os.chown(folder, 1000, 1000)
+    with pytest.raises(ConfigError, match="is open to others"):
+        read(file)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_folder_of_another_user_closes_nothing_to_him(open_folder, monkeypatch):
+    folder = open_folder / "other"
+    folder.mkdir(mode=0o700)
+    file = write(folder / "secret", 0o444)
+    os.chown(folder, 1001, 1001)
+    assert read(file) == SECRET.encode()  # root, who reads whatever users have
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(ConfigError, match="is open to others"):
+        read(file)
 
 
 def test_certificates_come_together_or_not_at_all(tmp_path):

@@ -6,6 +6,7 @@ Connections are opened in :mod:`internvl35.serve.link`.
 from __future__ import annotations
 
 import importlib.util
+import os
 import ssl
 import stat
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ class LinkOptions:
     """How gateways and servers know each other."""
 
     secret_file: str | None = field(default=None, metadata={METAVAR: "FILE"})
-    """File with a secret of at least 32 characters, readable by its owner alone, the same for the
+    """File with a secret of at least 32 characters that others cannot read, the same for the
     gateway and all servers; needed wherever a server listens to others than this machine."""
     tls_certificate: str | None = field(default=None, metadata={METAVAR: "FILE"})
     """This process's certificate for links, in PEM; both sides show theirs."""
@@ -62,19 +63,20 @@ class LinkOptions:
             It; None if there is none.
 
         Raises:
-            ConfigError: if it cannot be read, or others can.
+            ConfigError: if it cannot be read, or others can read or write it.
         """
         if self.secret_file is None:
             return None
         path = Path(self.secret_file).expanduser()
         try:
-            mode, secret = path.stat().st_mode, path.read_bytes().strip()
+            is_private, secret = _is_private(path), path.read_bytes().strip()
         except OSError as error:
             raise ConfigError(f"secret_file {self.secret_file!r} cannot be read: {error}") from None
-        if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        if not is_private:
             raise ConfigError(
-                f"secret_file {self.secret_file!r} is open to others (mode {mode & 0o777:o}); "
-                "needed: 600; run chmod 600 on it"
+                f"secret_file {self.secret_file!r} is open to others (mode "
+                f"{path.stat().st_mode & 0o777:o}); needed: mode 600, 440 if root owns it, or a "
+                "folder that others cannot enter; run chmod 600 on it"
             )
         return secret
 
@@ -137,3 +139,25 @@ def read_address(text: str) -> tuple[str, int]:
     if not (colon and host and not is_bare and port.isdecimal() and int(port) < 65_536):
         raise ConfigError(f"{text!r} is no address; needed: host:port or [address]:port")
     return host.strip("[]"), int(port)
+
+
+def _is_private(path: Path) -> bool:
+    """Whether nobody but root, ourselves and groups that root chose gets at a file.
+
+    A file for which that holds by a folder alone is fine: nobody reads what he cannot reach. Groups
+    of root's files are how Kubernetes and systemd give a secret to one process.
+    """
+    found = path.resolve(strict=True)
+    file = found.stat()
+    if file.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return False
+    if _keeps_out(file, stat.S_IRGRP, stat.S_IROTH):
+        return True
+    return any(_keeps_out(one.stat(), stat.S_IXGRP, stat.S_IXOTH) for one in found.parents)
+
+
+def _keeps_out(found: os.stat_result, group: int, others: int) -> bool:
+    own = os.geteuid()
+    is_ours = own == 0 or found.st_uid in (0, own)
+    is_open = found.st_mode & others or (found.st_uid != 0 and found.st_mode & group)
+    return is_ours and not is_open
