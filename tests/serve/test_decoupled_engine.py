@@ -414,7 +414,7 @@ def test_a_server_that_stands_still_loses_its_requests_to_another(role: str) -> 
             peer = getattr(engine.servers, role).peers[0]
             assert peer.state == "down"
             await asyncio.sleep(3 * FAST.retry_most_s)  # it is tried again, and still stands still
-            assert str(peer.error) == f"{role} 0 has stood still for 121 s"
+            assert peer.error == f"{role} 0 has stood still for 121 s"
             await asyncio.gather(*(answer(engine, make_request(levels)) for levels in pictures))
             assert still.num_begun == num_begun
             still.load = replace(still.load, stalled_s=0)

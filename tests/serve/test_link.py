@@ -699,6 +699,22 @@ def test_whoever_is_sending_when_a_link_ends_hears_of_it() -> None:
     run(main())
 
 
+def test_a_link_closed_at_once_hangs_up_and_keeps_nothing_of_those_who_ask_it() -> None:
+    async def main() -> None:
+        async with serving(encode) as server, linked(server) as link:
+            await link.close()  # its task has hardly begun
+            while server._links or server._num_connections:
+                await asyncio.sleep(0.01)
+            for _ in range(2):
+                error = await refusal(link.open(encode_request()))
+                assert error.code is NackCode.LOST
+            kept = link._end
+            assert kept is not None
+            assert (str(kept), kept.__traceback__, kept.__context__) == (str(error), None, None)
+
+    run(main())
+
+
 def test_a_server_sees_by_itself_that_its_work_stands_still() -> None:
     async def main() -> None:
         async with serving(encode) as server:

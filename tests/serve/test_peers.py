@@ -172,8 +172,8 @@ def test_a_server_of_the_other_kind_is_not_used() -> None:
         mouth = await serve(FakeLanguage(), identity("language", "mouth"))
         pool = Pool("vision", [PeerAddress("127.0.0.1", mouth.port)], GATEWAY, FAST)
         await pool.start()
-        await until(lambda: pool.peers[0].error is not None)
-        assert "is a language server; needed here: a vision server" in str(pool.peers[0].error)
+        await until(lambda: pool.peers[0].error)
+        assert "is a language server; needed here: a vision server" in pool.peers[0].error
         assert not pool.is_up
         await pool.close()
         await mouth.close()

@@ -98,6 +98,10 @@ class WireError(ServerError):
         self.code = code
         self.retry_after_s = retry_after_s
 
+    def anew(self) -> WireError:
+        """Make the same error without traceback and cause, whose frames hold tensors."""
+        return WireError(self.code, str(self), self.retry_after_s)
+
 
 @dataclass(frozen=True)
 class FrameLimits:

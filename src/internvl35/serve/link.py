@@ -75,7 +75,7 @@ class Link:
     @property
     def error(self) -> WireError | None:
         """Why the connection ended; None while it is up."""
-        return self._end
+        return None if self._end is None else self._end.anew()
 
     @property
     def num_requests(self) -> int:
@@ -94,8 +94,8 @@ class Link:
         Raises:
             WireError: if the connection is down, the server drains, or the id is in use here.
         """
-        if self._end is not None:
-            raise self._end
+        if (error := self.error) is not None:
+            raise error
         if self.is_draining:
             raise WireError(NackCode.DRAINING, f"{self.peer.name} drains; ask another server")
         if (opening.request_id, opening.attempt) in self._streams:
@@ -112,6 +112,7 @@ class Link:
     async def close(self) -> None:
         """End the connection and all requests on it; a second call is harmless."""
         if self._end is None:
+            await asyncio.sleep(0)  # a task that is cancelled before it begins hangs nothing up
             self._task.cancel()
         await asyncio.wait([self._task])
 
@@ -122,8 +123,8 @@ class Link:
             WireError: if the connection ends before, as it does if the peer's work stands still.
         """
         await self._has_news.wait()
-        if self._end is not None:
-            raise self._end
+        if (error := self.error) is not None:
+            raise error
 
     async def wait_ended(self) -> None:
         """Wait until the connection is down."""
@@ -138,8 +139,8 @@ class Link:
         self._pipe.check_size(header, payload)
         sent = asyncio.get_running_loop().create_future()
         sent.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen
-        if self._end is not None:
-            sent.set_exception(self._end)
+        if (error := self.error) is not None:
+            sent.set_exception(error)
         else:
             self._outbox.put_nowait((header, meta, payload, sent))
         return sent
@@ -169,7 +170,7 @@ class Link:
             error = self._explain(next(iter(done)).exception())
             await self._tell(error, *tasks[:2])
         finally:
-            self._end = error
+            self._end = error.anew()
             self._has_news.set()
             for task in tasks:
                 task.cancel()
@@ -215,8 +216,8 @@ class Link:
                     sent.set_exception(found)
                 raise found from error
             except asyncio.CancelledError:  # the connection ended meanwhile
-                if not sent.done() and self._end is not None:
-                    sent.set_exception(self._end)
+                if not sent.done() and (end := self.error) is not None:
+                    sent.set_exception(end)
                 raise
             if not sent.done():
                 sent.set_result(None)

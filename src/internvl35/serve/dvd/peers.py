@@ -84,7 +84,7 @@ class Peer:
         """Begin without a link."""
         self.address = address
         self.link: Link | None = None
-        self.error: WireError | None = None  # why it is not there
+        self.error = ""  # why it is not there
         self.num_requests = self.num_units = 0  # that we gave it
         self.num_failures = 0
         self.busy_until = 0.0  # by the loop's clock
@@ -275,18 +275,18 @@ class Pool:
         while True:
             try:
                 link = await self._connect(peer.address)
-                peer.link, peer.error, peer.busy_until = link, None, 0.0
+                peer.link, peer.error, peer.busy_until = link, "", 0.0
                 wait, told = self.settings.retry_first_s, ""
                 _LOGGER.info("%s server %s is up: %s", self.role, peer.address, link.peer.name)
                 self._change.set()
                 await link.wait_ended()
                 self._seen_at = asyncio.get_running_loop().time()
-                peer.error = link.error
+                peer.error = str(link.error)
             except WireError as error:
-                peer.error = error
-            if str(peer.error) != told:
-                _LOGGER.warning("%s server %s: %s", self.role, peer.address, peer.error)
-                told = str(peer.error)
+                peer.error = str(error)
+            if peer.error != told:
+                told = peer.error
+                _LOGGER.warning("%s server %s: %s", self.role, peer.address, told)
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))
             wait = min(2 * wait, self.settings.retry_most_s)
 
