@@ -361,10 +361,21 @@ def heed_interrupts():
 
 
 @pytest.fixture
-def terminal(random_checkpoint):
+def endless_checkpoint(random_checkpoint, tmp_path):
+    """One that never ends an answer by itself: its end tokens are never the likeliest."""
+    chat, folder = load(random_checkpoint), tmp_path / "endless"
+    with torch.no_grad():
+        chat.model.language_model.lm_head.weight[list(chat.rules.end_token_ids)] = 0
+    chat.model.save_pretrained(folder, layout="remote-code")
+    save_tokenizer(chat.tokenizer, folder)
+    return folder
+
+
+@pytest.fixture
+def terminal(endless_checkpoint):
     pty = pytest.importorskip("pty")
     ours, theirs = pty.openpty()
-    arguments = ["chat", "-m", str(random_checkpoint), "--max-tokens", "1800"]
+    arguments = ["chat", "-m", str(endless_checkpoint), "--max-tokens", "1800"]
     process = subprocess.Popen(
         [sys.executable, "-m", "internvl35.cli", *arguments],
         stdin=theirs, stdout=theirs, stderr=theirs, env=child_environment(), start_new_session=True,
@@ -377,39 +388,14 @@ def terminal(random_checkpoint):
     os.close(ours)
 
 
-def find_endless_question(checkpoint):
-    """Random weights may end an answer at once; choose a question that they do not tire of.
-
-    Each is asked first thing, as at the terminal: what was cached before changes the last bits,
-    which such weights blow up.
-    """
-    # long enough that it is still being written when a busy machine gets to the interrupt
-    for question in (
-        "Tell me all.",
-        "Who are you?",
-        "Describe it.",
-        "Hello",
-        "Why?",
-        "How?",
-        "So?",
-    ):
-        reply = load(checkpoint).ask(question, sampling=SamplingSettings(max_tokens=900))
-        if reply.finish_reason == "length":
-            return question
-    raise AssertionError("the random checkpoint ends every answer early")
-
-
-def test_at_a_terminal_an_interrupt_stops_the_answer_and_the_conversation_goes_on(
-    random_checkpoint, terminal
-):
-    question = find_endless_question(random_checkpoint)
+def test_at_a_terminal_an_interrupt_stops_the_answer_and_the_conversation_goes_on(terminal):
     shown = terminal.read_until("> ")
     assert "loading" in shown
     assert "/help" in shown
     terminal.type("/image none.png\n")
     assert "MediaError: none.png does not exist" in terminal.read_until("\r\n> ")
-    terminal.type(f"{question}\n")
-    terminal.read_until(f"{question}\r\n")
+    terminal.type("Tell me all.\n")
+    terminal.read_until("Tell me all.\r\n")
     terminal.read_at_least(20)  # the answer has begun
     terminal.process.send_signal(signal.SIGINT)
     assert "(stopped" in terminal.read_until("\r\n> ")
