@@ -72,7 +72,7 @@ def test_vllm_answers_in_place_of_our_engine_and_no_weights_are_loaded(monkeypat
         def close(self):
             seen.append("closed")
 
-    def serve(app, answerer, settings, taken):
+    def serve(app, answerer, settings, taken, tell):
         with closing(taken):
             seen.append(type(answerer.engine))
             seen.append(next(answerer.chat.model.parameters()).device.type)

@@ -187,6 +187,20 @@ def is_refused(port):
     return False
 
 
+def test_who_is_told_that_it_listens_is_answered():
+    answerer, told = make_answerer(), []
+    taken = bind("127.0.0.1", 0)
+    port = taken.getsockname()[1]
+    assert is_refused(port)
+
+    def tell():
+        told.append(is_refused(port))
+        signal.raise_signal(signal.SIGTERM)
+
+    serve(build_app(answerer), answerer, answerer.settings, taken, tell)
+    assert told == [False]
+
+
 def test_a_port_that_is_taken_is_an_error_of_one_line():
     taken = bind("127.0.0.1", 0)
     taken.listen()

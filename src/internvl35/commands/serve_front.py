@@ -180,8 +180,10 @@ class Front:
                 app = application.build_app(answerer, keys)
                 shown = f"[{host}]" if ":" in host else host
                 names = ", ".join(answerer.names)
-                self.telemetry.tell(f"listening at http://{shown}:{port}/v1 as {names}")
-                listening.serve(app, answerer, self.gateway, taken)
+                text = f"listening at http://{shown}:{port}/v1 as {names}"
+                listening.serve(
+                    app, answerer, self.gateway, taken, lambda: self.telemetry.tell(text)
+                )
 
     def _make_answerer(
         self, chat: Chat, engine: GenerationEngine, kind: type[Answerer]

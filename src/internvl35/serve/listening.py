@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -28,11 +28,18 @@ class Listener(uvicorn.Server):
         app: of :func:`internvl35.serve.gateway.build_app`.
         answerer: turns requests away from the first signal on.
         settings: how long answers are waited for.
+        tell: is called once connections are accepted.
     """
 
-    def __init__(self, app: ASGIApp, answerer: Answerer, settings: GatewaySettings) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        answerer: Answerer,
+        settings: GatewaySettings,
+        tell: Callable[[], None] | None = None,
+    ) -> None:
         """Listen to nothing yet."""
-        self._answerer = answerer
+        self._answerer, self._tell = answerer, tell
         config = uvicorn.Config(
             app, log_config=None, access_log=False, server_header=False, lifespan="off", ws="none",
             timeout_keep_alive=30, timeout_graceful_shutdown=max(1, int(settings.drain_timeout_s)),
@@ -49,6 +56,8 @@ class Listener(uvicorn.Server):
         """Begin what the answerer needs, then take requests."""
         await self._answerer.start()
         await super().startup(sockets)
+        if self.started and self._tell is not None:
+            self._tell()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Wait for the answers under way, then end what was begun."""
@@ -82,7 +91,11 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def serve(
-    app: ASGIApp, answerer: Answerer, settings: GatewaySettings, taken: socket.socket
+    app: ASGIApp,
+    answerer: Answerer,
+    settings: GatewaySettings,
+    taken: socket.socket,
+    tell: Callable[[], None] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
@@ -91,8 +104,9 @@ def serve(
         answerer: of the application; its media are given up in the end.
         settings: how long answers are waited for.
         taken: of :func:`bind`.
+        tell: is called once connections are accepted.
     """
-    listener = Listener(app, answerer, settings)
+    listener = Listener(app, answerer, settings, tell)
     with _heeding(signal.SIGTERM, listener):
         listener.run(sockets=[taken])
 
