@@ -62,7 +62,7 @@ def test_each_request_gets_its_own_result_from_one_other_thread():
     requests = [request_of(number) for number in range(5)]
     futures = [thread.encode(request) for request in requests]
     encoder.gate.release(5)
-    assert [future.result(10) for future in futures] == requests
+    assert [future.result(10).request for future in futures] == requests
     thread.close()
     assert len(encoder.threads) == 1
     assert threading.get_ident() not in encoder.threads
@@ -87,20 +87,20 @@ def test_a_failing_step_fails_who_waits_and_the_thread_goes_on():
     encoder.failing = None
     second = thread.encode(request_of(2))
     encoder.gate.release()
-    assert second.result(10).prompt.token_ids == (2,)
+    assert second.result(10).request.prompt.token_ids == (2,)
     thread.close()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_device_that_failed_for_good_ends_the_thread():
     encoder = SlowEncoder(torch.AcceleratorError("planted"))
     thread = VisionThread(encoder)
     first = thread.encode(request_of(1))
     encoder.gate.release()
-    with pytest.raises(ServerError, match="closed"):
+    with pytest.raises(ServerError, match="has ended"):
         first.result(10)
-    with pytest.raises(ServerError, match="closed"):
+    with pytest.raises(ServerError, match="has ended"):
         thread.encode(request_of(2)).result(10)
+    assert isinstance(thread.ended.exception(10), torch.AcceleratorError)
     thread.close()
 
 
@@ -131,11 +131,10 @@ def test_closing_fails_who_still_waits_and_who_comes_later():
     errors = [future.exception() for future in late if future.exception() is not None]
     assert errors
     assert all(isinstance(error, ServerError) for error in errors)
-    with pytest.raises(ServerError, match="closed"):
+    with pytest.raises(ServerError, match="has ended"):
         thread.encode(request_of(9)).result(10)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_thread_that_breaks_tells_those_too_whom_it_has_not_taken_up():
     encoder = SlowEncoder()
     encoder.step = lambda max_tiles=None: (encoder.gate.acquire(), {}["a bug"])
@@ -146,7 +145,7 @@ def test_a_thread_that_breaks_tells_those_too_whom_it_has_not_taken_up():
     others = [thread.encode(request_of(number)) for number in range(1, 4)]
     encoder.gate.release()
     for future in (first, *others, thread.encode(request_of(9))):
-        with pytest.raises(ServerError, match="closed"):
+        with pytest.raises(ServerError, match="has ended"):
             future.result(10)
     thread.close()
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from internvl35.data.tiles import normalize_levels
 from internvl35.data.token_writer import ImageSpan, Prompt
 from internvl35.errors import ConfigError, ServerError
+from internvl35.generate import vision_thread
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.request import Request
 from internvl35.generate.routing import route
@@ -39,8 +40,7 @@ from internvl35.serve.messages import (
     to_block,
     to_tensor,
 )
-from internvl35.serve.vision import encoding_thread
-from internvl35.serve.vision.encoding_thread import TileGroup
+from internvl35.serve.vision.encoding_line import TileGroup
 from internvl35.serve.vision.service import VisionService
 from internvl35.serve.vision.settings import VisionServerSettings
 
@@ -257,8 +257,8 @@ def test_the_most_urgent_groups_are_encoded_first(model, monkeypatch) -> None:
     order: list[int] = []
     settings = VisionServerSettings(max_tiles_per_batch=1, num_helpers=1, feature_cache_mib=0)
     service = VisionService(model, settings)
-    with closing(service._thread) as thread:
-        stage = thread._stage
+    with closing(service._line) as line:
+        stage = line.thread._encoder
         entered, go_on = threading.Event(), threading.Event()
         step = stage.step
 
@@ -268,39 +268,39 @@ def test_the_most_urgent_groups_are_encoded_first(model, monkeypatch) -> None:
             return step()
 
         monkeypatch.setattr(stage, "step", wait_once)
-        futures = [thread.encode(TileGroup(draw_tiles(1, 90), (1,), OFF))]
+        futures = [line.encode(TileGroup(draw_tiles(1, 90), (1,), OFF))]
         assert entered.wait(20)
         for number, priority in enumerate((5, 0, -3, 0)):
             group = TileGroup(draw_tiles(1, number), (1,), OFF, priority=priority)
-            future = thread.encode(group)
+            future = line.encode(group)
             future.add_done_callback(lambda _, number=number: order.append(number))
             futures.append(future)
-        cancelled = thread.encode(TileGroup(draw_tiles(1, 91), (1,), OFF, priority=-9))
+        cancelled = line.encode(TileGroup(draw_tiles(1, 91), (1,), OFF, priority=-9))
         assert cancelled.cancel()
         go_on.set()
         for future in futures:
             assert future.result(20).features.shape == (FULL, WIDTH)
-    assert order == [2, 1, 3, 0]
+    assert order == [0, 2, 1, 3]  # there was room to make the first of them ready
 
 
 def test_tiles_that_stand_still_are_told_and_those_that_go_on_are_not(model, monkeypatch) -> None:
     settings = VisionServerSettings(max_tiles_per_batch=1, feature_cache_mib=0)
     now = 100.0
-    monkeypatch.setattr(encoding_thread, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(vision_thread, "time", SimpleNamespace(monotonic=lambda: now))
     service = VisionService(model, settings)
-    with closing(service._thread) as thread:
+    with closing(service._line) as line:
         now = 300.0
         assert service.load.stalled_s == 0  # there was no work
         entered, permits = threading.Semaphore(0), threading.Semaphore(0)
-        step = thread._stage.step
+        step = line.thread._encoder.step
 
         def wait() -> Any:
             entered.release()
             assert permits.acquire(timeout=20)
             return step()
 
-        monkeypatch.setattr(thread._stage, "step", wait)
-        futures = [thread.encode(TileGroup(draw_tiles(1, seed), (1,), OFF)) for seed in range(2)]
+        monkeypatch.setattr(line.thread._encoder, "step", wait)
+        futures = [line.encode(TileGroup(draw_tiles(1, seed), (1,), OFF)) for seed in range(2)]
         assert entered.acquire(timeout=20)
         now = 350.0
         assert service.load.stalled_s == 50
@@ -318,20 +318,20 @@ def test_tiles_that_stand_still_are_told_and_those_that_go_on_are_not(model, mon
 def test_a_group_that_is_given_up_takes_no_memory_while_others_go_on(model, monkeypatch) -> None:
     settings = VisionServerSettings(max_tiles_per_batch=1, num_helpers=1, feature_cache_mib=0)
     service = VisionService(model, settings)
-    with closing(service._thread) as thread:
+    with closing(service._line) as line:
         entered, permits = threading.Semaphore(0), threading.Semaphore(0)
-        step = thread._stage.step
+        step = line.thread._encoder.step
 
         def wait() -> Any:
             entered.release()
             assert permits.acquire(timeout=20)
             return step()
 
-        monkeypatch.setattr(thread._stage, "step", wait)
-        futures = [thread.encode(TileGroup(draw_tiles(1, seed), (1,), OFF)) for seed in range(6)]
+        monkeypatch.setattr(line.thread._encoder, "step", wait)
+        futures = [line.encode(TileGroup(draw_tiles(1, seed), (1,), OFF)) for seed in range(6)]
         assert entered.acquire(timeout=20)
         levels = draw_tiles(1, 9)
-        late = thread.encode(TileGroup(levels, (1,), OFF, priority=5))
+        late = line.encode(TileGroup(levels, (1,), OFF, priority=5))
         there = weakref.ref(levels)
         del levels
         assert late.cancel()
@@ -348,21 +348,21 @@ def test_a_group_that_is_given_up_takes_no_memory_while_others_go_on(model, monk
 def test_at_the_end_whoever_waits_hears_of_it_wherever_the_tiles_are(model, monkeypatch) -> None:
     settings = VisionServerSettings(max_tiles_per_batch=1, num_helpers=1, feature_cache_mib=0)
     service = VisionService(model, settings)
-    thread = service._thread
+    line = service._line
     entered, go_on = threading.Event(), threading.Event()
-    step = thread._stage.step
+    step = line.thread._encoder.step
 
     def wait() -> Any:
         entered.set()
         assert go_on.wait(20)
         return step()
 
-    monkeypatch.setattr(thread._stage, "step", wait)
-    futures = [thread.encode(TileGroup(draw_tiles(1, seed), (1,), OFF)) for seed in range(8)]
+    monkeypatch.setattr(line.thread._encoder, "step", wait)
+    futures = [line.encode(TileGroup(draw_tiles(1, seed), (1,), OFF)) for seed in range(8)]
     assert entered.wait(20)
-    closing_thread = threading.Thread(target=thread.close)
+    closing_thread = threading.Thread(target=line.close)
     closing_thread.start()
-    while not thread._is_closed:
+    while not line._is_closed:
         time.sleep(0.001)
     go_on.set()
     closing_thread.join(20)
@@ -370,15 +370,15 @@ def test_at_the_end_whoever_waits_hears_of_it_wherever_the_tiles_are(model, monk
     errors = [future.exception(20) for future in futures]
     assert errors[0] is None  # its step had begun
     assert all(isinstance(error, ServerError) for error in errors[1:])
-    late = thread.encode(TileGroup(draw_tiles(1), (1,), OFF))
+    late = line.encode(TileGroup(draw_tiles(1), (1,), OFF))
     assert isinstance(late.exception(20), ServerError)
-    thread.close()
+    line.close()
 
 
 def test_what_fails_for_want_of_memory_fails_alone(model, monkeypatch) -> None:
     async def main() -> None:
         async with serving(model) as (service, link):
-            step = service._thread._stage.step
+            step = service._line.thread._encoder.step
             errors = [RuntimeError("can't allocate memory: you tried to allocate 9 bytes")]
 
             def fail_once() -> Any:
@@ -386,7 +386,7 @@ def test_what_fails_for_want_of_memory_fails_alone(model, monkeypatch) -> None:
                     raise errors.pop()
                 return step()
 
-            monkeypatch.setattr(service._thread._stage, "step", fail_once)
+            monkeypatch.setattr(service._line.thread._encoder, "step", fail_once)
             error = await refusal(ask(link, draw_tiles(2), (2,), OFF))
             assert (error.code, "allocate memory" in str(error)) == (NackCode.INTERNAL, True)
             assert len((await ask(link, draw_tiles(2), (2,), OFF))[0]) == 2
@@ -403,7 +403,7 @@ def test_the_end_of_the_thread_ends_all_requests_and_is_told(model, monkeypatch,
 
     async def main() -> None:
         async with serving(model) as (service, link):
-            monkeypatch.setattr(service._thread._stage, "step", die)
+            monkeypatch.setattr(service._line.thread._encoder, "step", die)
             error = await refusal(ask(link, draw_tiles(2), (2,), OFF))
             assert error.code is NackCode.INTERNAL
             assert error.code.is_retryable

@@ -28,6 +28,8 @@ class EncodedRequest:
     digests: tuple[bytes, ...]
     """What each picture's visual tokens show, one a span: the same for equal tiles with equal
     choices, or for equal features that came with a request, and different otherwise."""
+    num_cached_tiles: int = 0
+    """Tiles that had not to be computed."""
 
 
 EncodingResult: TypeAlias = EncodedRequest | InternVLError

@@ -368,7 +368,8 @@ class VisionStage:
         else:
             features = torch.cat([part.features for part in parts])
             request = Request(job.request.prompt, image_features=features)
-        return EncodedRequest(request, tuple(digests))
+        num_computed = sum(piece.num_tiles for piece in job.pieces if piece is not None)
+        return EncodedRequest(request, tuple(digests), len(job.digests) - num_computed)
 
 
 def _priority(turn: tuple[str, _Job]) -> int:

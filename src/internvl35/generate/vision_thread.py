@@ -1,6 +1,6 @@
 """A thread that encodes pictures for whoever waits for them.
 
-For engines whose own steps run elsewhere; the batches are put together in
+For vision servers, and for engines whose own steps run elsewhere; the batches are put together in
 :mod:`internvl35.generate.vision`. No counterpart in the paper.
 """
 
@@ -9,14 +9,18 @@ from __future__ import annotations
 import atexit
 import itertools
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 
 from internvl35.errors import InternVLError, ServerError
-from internvl35.generate.encoders import VisionEncoder, step_or_fail
+from internvl35.generate.encoders import EncodedRequest, VisionEncoder, step_or_fail
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.request import Request
+
+IDLE_S = 0.0005
+"""Seconds until a device that is encoding is asked again."""
 
 
 class VisionThread:
@@ -28,10 +32,14 @@ class VisionThread:
 
     def __init__(self, encoder: VisionEncoder) -> None:
         """Start the thread; it sleeps while there is nothing to do."""
+        self.ended: Future[None] = Future()
+        """Done when the thread has ended, with the error if one ended it."""
+        self.ended.set_running_or_notify_cancel()
         self._encoder = encoder
         self._names = map(str, itertools.count())
         self._orders: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._waiting: dict[str, Future[Request]] = {}
+        self._waiting: dict[str, Future[EncodedRequest]] = {}
+        self._moved_at = time.monotonic()  # when tiles were encoded, or work began
         self._is_closed = False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="vision", daemon=True)
@@ -46,7 +54,7 @@ class VisionThread:
         *,
         cache_salt: str = "",
         priority: int = 0,
-    ) -> Future[Request]:
+    ) -> Future[EncodedRequest]:
         """Ask for the visual tokens of a request.
 
         Args:
@@ -60,11 +68,13 @@ class VisionThread:
             the work up.
         """
         name = next(self._names)
-        future: Future[Request] = Future()
+        future: Future[EncodedRequest] = Future()
 
         def begin() -> None:
             if future.cancelled():
                 return
+            if not self._waiting:
+                self._moved_at = time.monotonic()
             self._waiting[name] = future
             if not self._is_closed:
                 self._encoder.submit(name, request, flash, cache_salt=cache_salt, priority=priority)
@@ -76,6 +86,11 @@ class VisionThread:
             self._orders.put(begin)
         future.add_done_callback(lambda done: self._give_up(name) if done.cancelled() else None)
         return future
+
+    @property
+    def stalled_s(self) -> float:
+        """Seconds since any tile was encoded; 0 if there is none to encode."""
+        return time.monotonic() - self._moved_at if self._waiting else 0.0
 
     def close(self) -> None:
         """End the thread; what is waited for fails."""
@@ -93,40 +108,56 @@ class VisionThread:
         self._orders.put(forget)
 
     def _run(self) -> None:
+        error: BaseException | None = None
         try:
             self._follow_orders()
-        finally:
-            with self._lock:
-                self._is_closed = True
-            while not self._orders.empty():  # whoever asked meanwhile waits too
-                order = self._orders.get()
-                if order is not None:
-                    order()
-            for future in self._waiting.values():
-                if future.set_running_or_notify_cancel():
-                    future.set_exception(_closed())
+        except BaseException as found:  # noqa: BLE001 - told to all who wait, and by ``ended``
+            error = found
+        with self._lock:
+            self._is_closed = True
+        while not self._orders.empty():  # whoever asked meanwhile waits too
+            order = self._orders.get()
+            if order is not None:
+                order()
+        for future in self._waiting.values():
+            if future.set_running_or_notify_cancel():
+                future.set_exception(_closed())
+        self._waiting.clear()
+        if error is None:
+            self.ended.set_result(None)
+        else:
+            self.ended.set_exception(error)
 
     def _follow_orders(self) -> None:
+        pause = 0.0
         while True:
             try:
-                order = self._orders.get(block=not self._encoder.has_work)
+                order = self._orders.get(timeout=pause if self._encoder.has_work else None)
             except Empty:
-                self._step()
+                pause = 0.0 if self._step() else IDLE_S
                 continue
             if order is None:
                 return
             order()
+            del order  # which holds tiles, while the next is waited for
 
-    def _step(self) -> None:
-        for name, found in step_or_fail(self._encoder, self._waiting):
+    def _step(self) -> bool:
+        """Encode some tiles; tell whether any was."""
+        num_waiting = self._encoder.num_waiting_tiles
+        results = step_or_fail(self._encoder, self._waiting)
+        for name, found in results:
             future = self._waiting.pop(name, None)
             if future is None or not future.set_running_or_notify_cancel():
                 continue
             if isinstance(found, InternVLError):
                 future.set_exception(found)
             else:
-                future.set_result(found.request)
+                future.set_result(found)
+        has_moved = bool(results) or self._encoder.num_waiting_tiles != num_waiting
+        if has_moved:
+            self._moved_at = time.monotonic()
+        return has_moved
 
 
 def _closed() -> ServerError:
-    return ServerError("the engine is closed; open another")
+    return ServerError("the thread that encodes pictures has ended; start another one")

@@ -317,7 +317,7 @@ class VLLMEngine(GenerationEngine):
         encoding = self._vision.encode(
             request, asked.flash, cache_salt=asked.cache_salt, priority=asked.priority
         )
-        return asked.encoded_as(await asyncio.wrap_future(encoding))
+        return asked.encoded_as((await asyncio.wrap_future(encoding)).request)
 
     def _as_prompt(self, asked: Asked) -> Any:
         """Put ids, visual tokens and the mask that tells them apart into one prompt of vLLM's."""

@@ -44,7 +44,7 @@ class LocalEncoder:
             pixels = await asyncio.to_thread(normalize_levels, call.levels.numpy())
             request = Request(call.request.prompt, pixels)
             future = self.thread.encode(request, call.flash, cache_salt=call.cache_salt)
-            found = await asyncio.wrap_future(future)
+            found = (await asyncio.wrap_future(future)).request
             assert found.image_features is not None
             routing = found.routing
             choices = (False,) * call.num_tiles if routing is None else routing.is_compressed

@@ -35,7 +35,7 @@ from internvl35.serve.messages import (
     to_block,
     to_tensor,
 )
-from internvl35.serve.vision.encoding_thread import EncodedGroup, EncodingThread, TileGroup
+from internvl35.serve.vision.encoding_line import EncodedGroup, EncodingLine, TileGroup
 from internvl35.serve.vision.settings import VisionServerSettings
 
 _MESSAGE_BYTES = 4 * 2**20
@@ -65,7 +65,7 @@ class VisionService:
             max_tiles_per_batch=self.settings.max_tiles_per_batch,
             cache_bytes=self.settings.feature_cache_mib * 2**20,
         )
-        self._thread = EncodingThread(
+        self._line = EncodingLine(
             VisionStage(model, stage), model.config, num_helpers=self.settings.num_helpers
         )
         self._num_requests = self._num_tiles = self._num_waiting = 0
@@ -73,7 +73,7 @@ class VisionService:
     @property
     def load(self) -> Load:
         """How busy it is."""
-        return Load(self._num_requests, self._num_waiting, 0, int(self._thread.stalled_s))
+        return Load(self._num_requests, self._num_waiting, 0, int(self._line.thread.stalled_s))
 
     async def wait_failed(self) -> None:
         """Wait until nothing can be encoded any more.
@@ -81,11 +81,11 @@ class VisionService:
         Raises:
             BaseException: what ended the thread.
         """
-        await asyncio.wrap_future(self._thread.ended)
+        await asyncio.wrap_future(self._line.thread.ended)
 
     def close(self) -> None:
         """End the thread; a second call is harmless."""
-        self._thread.close()
+        self._line.close()
 
     async def answer(self, opening: Encode | Generate, channel: Channel) -> None:
         """Encode the tiles of one request; see ``Service``."""
@@ -125,7 +125,7 @@ class VisionService:
 
     async def _encode(self, work: _Work, first: int, group: TileGroup) -> None:
         try:
-            encoded = await asyncio.wrap_future(self._thread.encode(group))
+            encoded = await asyncio.wrap_future(self._line.encode(group))
         except ServerError as error:
             raise WireError(NackCode.INTERNAL, str(error)) from error
         num_tiles = len(encoded.is_compressed)
