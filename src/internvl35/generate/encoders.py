@@ -112,8 +112,12 @@ def step_or_fail(encoder: VisionEncoder, keys: Collection[str]) -> list[tuple[st
     except RuntimeError as error:  # out of memory, mostly
         for key in keys:
             encoder.cancel(key)
-        text = f"encoding pictures failed: {error}; send fewer or smaller ones"
-        return [(key, ServerError(text)) for key in keys]
+        return [(key, ServerError(failure_text(error))) for key in keys]
+
+
+def failure_text(error: RuntimeError) -> str:
+    """Say that tiles could not be encoded."""
+    return f"encoding pictures failed: {error}; send fewer or smaller ones"
 
 
 def check_pictures(request: Request, config: InternVLChatConfig) -> None:

@@ -9,6 +9,7 @@ the paper.
 from __future__ import annotations
 
 import itertools
+import time
 from collections import deque
 from collections.abc import Sequence as Several
 from dataclasses import replace
@@ -32,9 +33,13 @@ from internvl35.generate.sampler import Choice, Sampler
 from internvl35.generate.sampling import SamplingSettings
 from internvl35.generate.scheduler import Scheduler
 from internvl35.generate.sequence import Sequence
+from internvl35.generate.side_stream import SideThread
 from internvl35.generate.steps import StepComputer
 from internvl35.generate.vision import EncodedRequest, VisionEncoder, VisionStage
 from internvl35.model.composite import VisionLanguageModel
+
+IDLE_S = 0.0005
+"""Seconds until the engine is asked again while it waits for nothing but tiles that are encoded."""
 
 
 class Engine:
@@ -72,7 +77,9 @@ class Engine:
         self.num_cache_tokens = num_blocks * size
         max_batch_tokens = max(max_batch_tokens, max_sequences + 1)
         self.scheduler = Scheduler(BlockPool(num_blocks), size, max_batch_tokens, max_sequences)
-        self.vision = VisionStage(model, settings.vision) if encoder is None else encoder
+        if encoder is None:
+            encoder = VisionStage(model, settings.vision, None if is_gpu else SideThread())
+        self.vision: VisionEncoder = encoder
         record = choose_record(model, settings.replays_steps)
         self._decoder = LanguageDecoder(model, num_blocks, size, max_sequences, record)
         self._num_rows = int(model.input_weight.shape[0])
@@ -254,6 +261,8 @@ class Engine:
                     places[self.submit(request, own, flash=choice)] = place
                 except InternVLError as error:
                     found[place] = Completion.of_none("", request, own.n, error)
+            if self.is_waiting:
+                time.sleep(IDLE_S)
             for update in self.step():
                 if update.request_id not in places:
                     others.append(update)

@@ -21,7 +21,7 @@ from typing import TypeAlias
 
 from internvl35.errors import InternVLError, ServerError
 from internvl35.generate.answers import Completion, Update
-from internvl35.generate.engine import Engine
+from internvl35.generate.engine import IDLE_S, Engine
 from internvl35.generate.engines import one_each
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.grammar import Grammar
@@ -34,9 +34,6 @@ News: TypeAlias = Update | BaseException
 ORDERS_PER_STEP = 16
 """Most requests that are taken on between two steps, while those whose answers are being written
 wait."""
-
-IDLE_S = 0.0005
-"""Seconds until the engine is asked again while it waits for nothing but tiles that are encoded."""
 
 
 @dataclass(eq=False)

@@ -26,6 +26,7 @@ from internvl35.generate.encoders import (
     EncodingResult,
     VisionEncoder,
     check_pictures,
+    failure_text,
 )
 from internvl35.generate.feature_cache import FeatureCache, FeatureKey
 from internvl35.generate.flash import FlashSettings
@@ -37,7 +38,7 @@ from internvl35.generate.routing import (
     resolve_settings,
     route_patches,
 )
-from internvl35.generate.side_stream import Encoded, SideStream
+from internvl35.generate.side_stream import Encoding, SideStream, SideThread
 from internvl35.model.composite import VisionLanguageModel
 
 __all__ = [
@@ -137,19 +138,25 @@ class VisionStage:
     Args:
         model: in eval mode.
         settings: how tiles are put together.
+        beside: encodes ordinary tiles of steps that name a number, while its caller goes on; None
+            to encode them before a step returns.
     """
 
     def __init__(
-        self, model: VisionLanguageModel, settings: VisionStageSettings | None = None
+        self,
+        model: VisionLanguageModel,
+        settings: VisionStageSettings | None = None,
+        beside: SideThread | None = None,
     ) -> None:
         self.settings = settings or VisionStageSettings()
         self.cache = FeatureCache(self.settings.cache_bytes)
         self._model = model
         self._stream = SideStream(model)
+        self._beside = beside
         self._jobs: dict[str, _Job] = {}
         self._turns: OrderedDict[str, _Job] = OrderedDict()  # with tiles to deal, next one first
         self._pieces: dict[FeatureKey, _Piece] = {}
-        self._running: deque[tuple[list[_Piece], Encoded]] = deque()
+        self._running: deque[tuple[list[_Piece], Encoding]] = deque()
         self._results: dict[str, EncodingResult] = {}
 
     @property
@@ -228,13 +235,15 @@ class VisionStage:
     def forget_pictures(self) -> None:
         """Forget all visual tokens that were kept, as is needed when weights have changed."""
         self.cache.clear()
+        self._running.clear()  # of requests that were cancelled
 
     @torch.inference_mode()
     def step(self, max_tiles: int | None = None) -> list[tuple[str, EncodingResult]]:
         """Encode some tiles, the requests in turn; see :meth:`VisionEncoder.step`.
 
         Args:
-            max_tiles: how many; None for a batch, 0 to hand out only what is ready. A group that is
+            max_tiles: how many; None for a batch, which nothing else is computed beside, 0 to hand
+                out only what is ready. A group that is
                 routed goes through the tower in parts of ``max_tiles_per_batch`` tiles, whatever
                 the step, so that nothing but the request decides what it gets; a step exceeds its
                 number by such a part rather than do nothing.
@@ -244,15 +253,18 @@ class VisionStage:
         """
         most = self.settings.max_tiles_per_batch
         left = most if max_tiles is None else max_tiles
+        beside = None if max_tiles is None else self._beside
         is_first = True
-        while left > 0:
+        while left > 0 and not (beside and beside.is_full):
             pieces, tiles = self._deal(min(left, most), may_exceed=is_first)
             if not pieces:
                 break
             left -= sum(map(len, tiles))
             is_first = False
-            self._launch(pieces, torch.cat(tiles))
+            self._launch(pieces, torch.cat(tiles), beside)
         self._collect()
+        if self._beside is not None:
+            self._beside.settle()
         results, self._results = self._results, {}
         return list(results.items())
 
@@ -279,11 +291,15 @@ class VisionStage:
                 del self._turns[key]
         return pieces, tiles
 
-    def _launch(self, pieces: list[_Piece], pixel_values: Tensor) -> None:
-        model = self._model
-        encode = model.encode_patches if pieces[0].is_routed else model.get_image_features
+    def _launch(
+        self, pieces: list[_Piece], pixel_values: Tensor, beside: SideThread | None
+    ) -> None:
+        """Start to encode a batch; what is routed always by all threads, to the same last bit."""
+        model, is_routed = self._model, pieces[0].is_routed
+        encode = model.encode_patches if is_routed else model.get_image_features
+        place = self._stream if beside is None or is_routed else beside
         try:
-            self._running.append((pieces, self._stream.run(encode, pixel_values)))
+            self._running.append((pieces, place.run(encode, pixel_values)))
         except torch.OutOfMemoryError:
             for piece in pieces:
                 self._fail(piece, ServerError, NO_MEMORY)
@@ -292,8 +308,15 @@ class VisionStage:
         """Hand what has come back to the requests that wait for it."""
         while self._running and self._running[0][1].is_done():
             pieces, encoded = self._running.popleft()
-            values = encoded.values()
-            is_finite = encoded.is_finite.tolist()
+            try:
+                values, finite = encoded.values()
+            except torch.AcceleratorError:
+                raise  # nothing on that device works again in this process
+            except RuntimeError as error:
+                for piece in pieces:
+                    self._fail(piece, ServerError, failure_text(error))
+                continue
+            is_finite = finite.tolist()
             if pieces[0].is_routed:
                 self._collect_group(pieces[0], values, all(is_finite))
                 continue
