@@ -101,10 +101,11 @@ def test_kubernetes_objects_start_what_there_is_and_agree():
         assert pod["spec"]["terminationGracePeriodSeconds"] > 60
         asked |= peers_of(container["args"])
         if one["kind"] == "StatefulSet":
-            name, service = one["metadata"]["name"], one["spec"]["serviceName"]
-            port = port_of(container["args"])
-            reachable |= {f"{name}-{n}.{service}:{port}" for n in range(one["spec"]["replicas"])}
+            reachable.add(f"{one['spec']['serviceName']}:{port_of(container['args'])}")
     assert asked == reachable
+    headless = [one for one in objects if one.get("spec", {}).get("clusterIP") == "None"]
+    named = {f"{one['metadata']['name']}:{one['spec']['ports'][0]['port']}" for one in headless}
+    assert named == reachable
     services = [one["spec"] for one in objects if one["kind"] == "Service"]
     labels = [one["spec"]["template"]["metadata"]["labels"] for one in sets]
     assert sorted(map(str, labels)) == sorted(str(one["selector"]) for one in services)

@@ -70,9 +70,10 @@ class PeerOptions:
     """Which servers a gateway works with."""
 
     vision_peers: tuple[str, ...] = field(default=(), metadata={METAVAR: "HOST:PORT"})
-    """Address of a vision server; repeat it, or separate several by commas."""
+    """Address of a vision server, or a name for several; repeat it, or separate them by commas."""
     language_peers: tuple[str, ...] = field(default=(), metadata={METAVAR: "HOST:PORT"})
-    """Address of a language server; repeat it, or separate several by commas."""
+    """Address of a language server, or a name for several; repeat it, or separate them by
+    commas."""
     adapter: tuple[str, ...] = field(default=(), metadata={METAVAR: "NAME"})
     """LoRA adapter of all language servers that requests ask for by this name of a model; repeat it
     for more."""
@@ -194,7 +195,8 @@ def _run(
     @contextmanager
     def start(chat: Chat) -> Iterator[GenerationEngine]:
         from internvl35.serve.dvd.engine import DecoupledEngine, Servers
-        from internvl35.serve.dvd.peers import PeerAddress, Pool
+        from internvl35.serve.dvd.names import NamedPool
+        from internvl35.serve.dvd.peers import PeerAddress
         from internvl35.serve.served_checkpoint import look_at
 
         served = look_at(front.hub.find_folder(front.model.model), front.model.dtype)
@@ -204,8 +206,8 @@ def _run(
         seen = [PeerAddress(*address) for address in vision]
         written = [PeerAddress(*address) for address in language]
         servers = Servers(
-            Pool("vision", seen, own, context=context),
-            Pool("language", written, own, context=context),
+            NamedPool("vision", seen, own, context=context),
+            NamedPool("language", written, own, context=context),
             children,
         )
         with _encoding(served, local_tiles, front.model.device_map) as local:

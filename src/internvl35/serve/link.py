@@ -366,6 +366,7 @@ async def open_link(
     own: Identity,
     settings: LinkSettings | None = None,
     context: ssl.SSLContext | None = None,
+    name: str | None = None,
 ) -> Link:
     """Connect a gateway to a server.
 
@@ -375,6 +376,7 @@ async def open_link(
         own: what we are.
         settings: how patient the link is; the defaults if None.
         context: for TLS; None for a plain socket.
+        name: that the server's certificate has to bear; None for the host.
 
     Returns:
         The link, to be closed by the caller.
@@ -386,7 +388,7 @@ async def open_link(
     transport = None
     try:
         async with asyncio.timeout(settings.handshake_s):
-            transport = await connect(host, port, context)
+            transport = await connect(host, port, context, name)
             found = await greet(transport, own)
     except BaseException as error:
         if transport is not None:

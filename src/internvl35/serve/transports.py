@@ -107,13 +107,16 @@ class TlsTransport:
         self._writer.transport.abort()
 
 
-async def connect(host: str, port: int, context: ssl.SSLContext | None) -> Transport:
+async def connect(
+    host: str, port: int, context: ssl.SSLContext | None, name: str | None = None
+) -> Transport:
     """Connect to a server.
 
     Args:
-        host: its name or address; under TLS the certificate has to bear it.
+        host: its name or address.
         port: its port.
         context: for TLS; None for a plain socket.
+        name: that the certificate has to bear under TLS; None for the host.
 
     Returns:
         The connection.
@@ -122,7 +125,10 @@ async def connect(host: str, port: int, context: ssl.SSLContext | None) -> Trans
         OSError: if nobody answers, or the certificates are wrong.
     """
     if context is not None:
-        return TlsTransport(*await asyncio.open_connection(host, port, ssl=context))
+        opened = await asyncio.open_connection(
+            host, port, ssl=context, server_hostname=name or host
+        )
+        return TlsTransport(*opened)
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     refusal = OSError(f"{host} has no address")

@@ -37,6 +37,8 @@ class PeerAddress:
     """Name or address."""
     port: int
     """Its port."""
+    name: str | None = None
+    """What its certificate bears under TLS; None for the host."""
 
     def __str__(self) -> str:
         """Write it as the command line reads it."""
@@ -292,7 +294,7 @@ class Pool:
 
     async def _connect(self, address: PeerAddress) -> Link:
         link = await open_link(
-            address.host, address.port, self._own, self.settings.link, self._context
+            address.host, address.port, self._own, self.settings.link, self._context, address.name
         )
         try:
             if link.peer.role != self.role:
