@@ -87,9 +87,11 @@ def test_a_flash_model_is_routed_as_released_if_nothing_is_said(chat, pictures):
 
 
 def test_a_single_tile_is_compressed_by_absolute_alone(chat, pictures):
-    low = {"absolute_threshold": 0.0}
-    released = chat.ask("It?", pictures[2:], flash=FlashSettings("released", 0.0, 0.0))
-    absolute = chat.ask("It?", pictures[2:], flash=FlashSettings("absolute", **low))
+    low = FlashSettings("absolute", absolute_threshold=0.0)
+    policies = (FlashSettings("released", 0.0, 0.0), low)
+    released, absolute = (
+        chat.ask("It?", pictures[2:], sampling=BRIEF, flash=policy) for policy in policies
+    )
     assert (released.num_tiles, released.num_compressed_tiles) == (1, 0)
     assert absolute.num_compressed_tiles == 1
 

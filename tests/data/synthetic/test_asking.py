@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
+from internvl35 import SamplingSettings
 from internvl35.chat import load
 from internvl35.config import TileSettings
 from internvl35.data.synthetic import FAMILIES, Drawing, Turn, draw
@@ -44,7 +45,7 @@ def test_chat_puts_a_plain_question_about_pictures_the_same_way():
     for num_images in (1, 2):
         drawing = make_drawing(num_images)
         replies = [
-            chat.ask(text, drawing.images)
+            chat.ask(text, drawing.images, sampling=SamplingSettings(max_tokens=1))
             for text in (TURN.question, question_text(drawing, TURN, is_first=True))
         ]
         plain, marked = (reply.conversation.messages[0].text for reply in replies)

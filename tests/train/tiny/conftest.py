@@ -6,6 +6,7 @@ from internvl35.config import LanguageShape, VisionShape
 from internvl35.data.synthetic import FAMILIES, draw
 from internvl35.data.templates import TEMPLATES
 from internvl35.data.tokenizer import save_tokenizer, train_tokenizer
+from internvl35.train import reports
 from internvl35.train.tiny import shape
 from internvl35.train.tiny.recipe import Stage, TinyRecipe
 from internvl35.train.tiny.shape import named_token_ids, tiny_config
@@ -24,9 +25,10 @@ def tokenizer():
 
 @pytest.fixture(scope="module", autouse=True)
 def small_shape():
-    """A network of a hundredth of the size: what is tested does not depend on it."""
+    """A network of a hundredth of the size, and no curves: what is tested needs neither."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shape, "VISION", VisionShape(64, 1, 1, 64, tile_size=64, patch_size=16))
+        patch.setattr(reports, "plot_figures", lambda *_: None)  # drawing would take longest
         patch.setattr(
             shape, "LANGUAGE", LanguageShape("qwen3", 64, 1, 1, 1, 64, 64, vocab_size=600)
         )
