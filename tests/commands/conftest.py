@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from internvl35 import cli
 from internvl35.model.composite import VisionLanguageModel
+from internvl35.train import reports
 from internvl35.train.adapters import add_adapters, save_adapters
 from internvl35.train.settings import AdapterSettings, FreezeSettings
 
@@ -27,6 +28,12 @@ def libraries_as_before() -> Iterator[None]:
     logging.set_verbosity(verbosity)
     if has_bars:
         logging.enable_progress_bar()
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs draw none, which takes longest; tests of runs and of curves stand elsewhere."""
+    monkeypatch.setattr(reports, "plot_figures", lambda *_: None)
 
 
 @pytest.fixture

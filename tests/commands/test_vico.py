@@ -13,7 +13,6 @@ from typer.main import get_command
 from internvl35 import cli
 from internvl35.commands.finetune import choose_settings
 from internvl35.errors import ConfigError
-from internvl35.train import reports
 from internvl35.train.vico_settings import VicoRunSettings, VicoSettings
 
 VICO_FLAG_NAMES = """
@@ -82,9 +81,8 @@ def test_a_run_is_gone_on_with_by_the_command_that_began_it(tmp_path):
 
 
 def test_both_stages_run_one_after_the_other_and_the_result_answers(
-    run, random_checkpoint, tmp_path, wide_picture, monkeypatch
+    run, random_checkpoint, tmp_path, wide_picture
 ):
-    monkeypatch.setattr(reports, "plot_figures", lambda *_: None)
     row = {
         "messages": [
             {"role": "user", "content": "Hello, who are you?"},
