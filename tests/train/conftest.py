@@ -92,4 +92,6 @@ def flash_checkpoint(
     output = tmp_path_factory.mktemp("flash")
     changes = {"tuner_type": "full", "max_steps": 1}
     settings = small_vico_settings(random_checkpoint, rows, output, **changes)
-    return finetune(settings, command="vico").last_checkpoint
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reports, "plot_figures", lambda *_: None)
+        return finetune(settings, command="vico").last_checkpoint
