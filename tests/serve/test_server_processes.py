@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +49,41 @@ from internvl35.serve.served_checkpoint import look_at
 SECRET = "a secret of all processes, long enough"
 pytestmark = pytest.mark.slow
 
+PROGRAM = ("-m", "internvl35.cli")
 LONG = SamplingSettings(max_tokens=150, ignore_end=True)
 """Long enough that a signal comes while it is written."""
+
+
+HANGS = """
+import functools, os, sys, time
+from internvl35.cli import main
+from internvl35.generate.engine import Engine
+from internvl35.generate.vision import VisionStage
+from internvl35.serve import link_server
+
+def hang(step):
+    def run(*arguments):
+        while os.path.exists(sys.argv[1]):
+            time.sleep(0.1)
+        return step(*arguments)
+    return run
+
+Engine.step, VisionStage.step = hang(Engine.step), hang(VisionStage.step)
+link_server.LinkSettings = functools.partial(link_server.LinkSettings, stalled_after_s=0.5)
+main(sys.argv[2:])
+"""
+"""A process whose steps do not end while there is a file, and which soon sees it."""
 
 
 class Server:
     """A process, and where it listens."""
 
-    def __init__(self, role: str, folder: Path, secret: Path) -> None:
+    def __init__(
+        self, role: str, folder: Path, secret: Path, program: Sequence[str] = PROGRAM
+    ) -> None:
         self.process = subprocess.Popen(
             [
-                sys.executable, "-m", "internvl35.cli", "serve", role, "--model", str(folder),
+                sys.executable, *program, "serve", role, "--model", str(folder),
                 "--listen", "127.0.0.1:0", "--secret-file", str(secret),
             ],
             stderr=subprocess.PIPE, text=True,
@@ -203,6 +227,38 @@ def test_who_does_not_hold_the_secret_is_turned_away(folder, chat, ports) -> Non
             assert caught.value.code is NackCode.UNAUTHENTICATED
 
     run(main())
+
+
+@pytest.mark.parametrize("role", ["vision", "language"])
+def test_a_process_whose_thread_hangs_ends_itself(folder, chat, tmp_path, role) -> None:
+    secret, there = tmp_path / "secret", tmp_path / "hang"
+    secret.touch(0o600)
+    secret.write_text(SECRET)
+    server = Server(role, folder, secret, ("-c", HANGS, str(there)))
+    ids = to_block(torch.tensor([5, 6, 7], dtype=torch.int32))
+
+    async def main() -> None:
+        link = await open_link("127.0.0.1", server.find_port(), identify(folder, chat))
+        there.touch()
+        opening: Encode | Generate = Generate(new_request_id(), 0, (), (), LONG, "", 0, None, ids)
+        if role == "vision":
+            opening = Encode(new_request_id(), 0, (1,), None, "", 0)
+        stream = await link.open(opening)
+        if role == "vision":
+            levels = torch.zeros(1, TILE, TILE, 3, dtype=torch.uint8)
+            await stream.send(Tiles(opening.request_id, 0, 1, to_block(levels)))
+        with pytest.raises(WireError) as caught:
+            await stream.receive()
+        assert caught.value.code is NackCode.LOST
+        await link.close()
+
+    try:
+        run(main())
+        _, err = server.process.communicate(timeout=60)
+        assert server.process.returncode == 1
+        assert "work stands still; the process ends, to be started anew" in err
+    finally:
+        server.end()
 
 
 def test_at_the_signal_what_is_in_work_is_finished_and_nothing_new_taken(
