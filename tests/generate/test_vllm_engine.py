@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -332,6 +333,20 @@ def test_answers_follow_a_structure(ours: Ours, engine: Any) -> None:
     chosen, matched = engine.generate([request] * 2, [sampling, regex], flash=OFF)
     assert chosen.samples[0].text in ("cat", "dog")
     assert re.fullmatch("[0-9]{3}-[a-c]{2}", matched.samples[0].text)
+
+
+def test_json_cannot_go_on_with_blanks_for_ever(ours: Ours, engine: Any) -> None:
+    request = ours.ask("What is this?", ours.small)
+    blanks = [ours.tokenizer.convert_tokens_to_ids(name) for name in ("Ġ", "Ċ")]
+    wanted = tuple((token_id, 100.0) for token_id in blanks if token_id is not None)
+    assert wanted
+    schema = '{"type": "array", "items": {"enum": [1]}, "minItems": 2, "maxItems": 2}'
+    structure = StructureSettings(json_schema=schema)
+    sampling = SamplingSettings(max_tokens=300, structure=structure, logit_bias=wanted)
+    (found,) = engine.generate([request], sampling, flash=OFF)
+    text = found.samples[0].text
+    assert json.loads(text) == [1, 1], text
+    assert max(map(len, re.findall(r"\s+", text))) == 40
 
 
 # What is shared, what fails, what ends early ------------------------------------------------------

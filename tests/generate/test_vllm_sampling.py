@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import re
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -86,14 +88,54 @@ def test_prompt_logprobs_are_computed_once_and_likelihoods_for_the_best():
 @pytest.mark.parametrize(
     ("structure", "expected"),
     [
-        (StructureSettings(json_schema='{"type": "object"}'), {"json": '{"type": "object"}'}),
         (StructureSettings(regex="[a-z]+"), {"regex": "[a-z]+"}),
         (StructureSettings(choices=("a", "b")), {"choice": ["a", "b"]}),
-        (StructureSettings(is_json=True), {"json_object": True}),
     ],
 )
 def test_structures_keep_their_kind(structure, expected):
     assert arguments(structure=structure)["structured_outputs"] == expected
+
+
+def test_json_has_the_bounded_blanks_of_our_engine_whatever_a_schema_says():
+    asked = {"type": "array", "x-guidance": {"whitespace_pattern": " *"}}
+    for structure, kind in (
+        (StructureSettings(json_schema=json.dumps(asked)), "array"),
+        (StructureSettings(is_json=True), "object"),
+    ):
+        found = arguments(structure=structure)["structured_outputs"]
+        assert list(found) == ["json"]
+        schema = json.loads(found["json"])
+        options = schema.pop("x-guidance")
+        assert schema == {"type": kind}
+        assert options["whitespace_flexible"] is False
+        for part, mark in (("item_separator", ","), ("key_separator", ":")):
+            for text in (mark, f"{mark} ", f"{mark}\n{' ' * 8}"):
+                assert re.fullmatch(options[part], text)
+            assert re.fullmatch(options[part], mark + " " * 41) is None
+    with pytest.raises(ConfigError, match="json_schema is no JSON"):
+        arguments(structure=StructureSettings(json_schema="{"))
+
+
+def test_llguidance_follows_these_bounds():
+    llguidance = pytest.importorskip("llguidance")
+    fields = {"a": {"const": 1}, "b": {"const": 2}}
+    asked = json.dumps({"type": "object", "properties": fields, "required": ["a", "b"]})
+    found = arguments(structure=StructureSettings(json_schema=asked))["structured_outputs"]
+    # as vLLM's backend does, which allows blanks by default
+    options = {"whitespace_flexible": True}
+    grammar = llguidance.LLMatcher.grammar_from_json_schema(found["json"], defaults=options)
+    tokenizer = llguidance.LLTokenizer("byte")
+
+    def is_taken(text):
+        matcher = llguidance.LLMatcher(tokenizer, grammar)
+        ids = tokenizer.tokenize_str(text)
+        return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
+
+    assert is_taken('{"a":1,"b":2}')
+    assert is_taken('{"a": 1,\n "b": 2}')
+    assert is_taken('{"a":1,' + " " * 40 + '"b":2}')
+    assert not is_taken('{"a":1,' + " " * 41 + '"b":2}')
+    assert not is_taken('{"a":' + " " * 41 + '1,"b":2}')
 
 
 @pytest.mark.parametrize(

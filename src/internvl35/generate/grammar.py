@@ -209,15 +209,26 @@ def _write_grammar(structure: StructureSettings) -> tuple[str, str]:
         return "regex", LLMatcher.grammar_from_regex(ascii_only)
     if structure.choices:
         return "choices", LLMatcher.grammar_from_regex(_alternatives(structure.choices))
-    text = '{"type": "object"}' if structure.json_schema is None else structure.json_schema
-    schema = json.dumps(_read_schema(text))
+    schema = json.dumps(read_schema(structure))
     try:
         return "json_schema", LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_OPTIONS)
     except ValueError as error:
         raise ConfigError(f"json_schema cannot be read: {error}; simplify it") from error
 
 
-def _read_schema(text: str) -> dict[str, Any]:
+def read_schema(structure: StructureSettings) -> dict[str, Any]:
+    """Read the JSON schema of a structure.
+
+    Args:
+        structure: one that asks for JSON.
+
+    Returns:
+        The schema, without options of the library: those are ours to choose.
+
+    Raises:
+        ConfigError: if it is none.
+    """
+    text = '{"type": "object"}' if structure.json_schema is None else structure.json_schema
     _check_size("json_schema", text, MAX_SCHEMA_BYTES)
     try:
         schema = json.loads(text)
@@ -226,7 +237,7 @@ def _read_schema(text: str) -> dict[str, Any]:
         raise ConfigError(f"json_schema is no JSON: {error}; needed: a schema's text") from error
     if not isinstance(schema, dict):
         raise ConfigError(f"json_schema is {text[:_SHORT]}; needed: a JSON object, {{}} for any")
-    schema.pop("x-guidance", None)  # the library's own options, which are ours to choose
+    schema.pop("x-guidance", None)
     return schema
 
 

@@ -367,6 +367,7 @@ def _engine_arguments(folder: Path, settings: VLLMSettings) -> dict[str, Any]:
         "max_logprobs": MAX_LOGPROBS,
         "generation_config": "vllm",  # a file's values would mix with the request's
         "disable_log_stats": True,
+        "structured_outputs_config": {"backend": "guidance"},  # the library that our engine asks
     }
     if settings.max_sequences is not None:
         arguments["max_num_seqs"] = settings.max_sequences

@@ -7,16 +7,24 @@ counterpart in the paper.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from internvl35.errors import ConfigError
 from internvl35.generate.answers import TokenLogprob
+from internvl35.generate.grammar import read_schema
 from internvl35.generate.rules import StopRules
 from internvl35.generate.sampling import SamplingSettings, StructureSettings
 
 _NUM_SEEDS = 2**62  # what fits a signed number of vLLM's messages, with room for the answers' own
 _BANNED = float("-inf")
+_BLANKS = r"[ \t\n\r]{0,40}"
+_JSON_OPTIONS = {
+    "whitespace_flexible": False, "item_separator": f"{_BLANKS},{_BLANKS}",
+    "key_separator": f":{_BLANKS}", "lenient": False, "coerce_one_of": False,
+}  # fmt: skip
+"""A schema's own options for llguidance; that of vLLM knows no other bound of blanks."""
 _LEAST_TEMPERATURE, _MOST_TEMPERATURE = 0.01, 2.0  # vLLM raises the one and refuses the other
 
 
@@ -45,7 +53,7 @@ def sampling_arguments(
         dictionary of the arguments of ``StructuredOutputsParams``.
 
     Raises:
-        ConfigError: if vLLM has no such setting or no such value, by its name.
+        ConfigError: if vLLM has no such setting or no such value, by its name, or a schema is none.
     """
     _check(sampling, num_rows)
     ends = list(end_token_ids(sampling, rules))
@@ -118,13 +126,11 @@ def check_seed(sampling: SamplingSettings, config: Any) -> None:
 
 
 def _structure_arguments(structure: StructureSettings) -> dict[str, Any]:
-    if structure.json_schema is not None:
-        return {"json": structure.json_schema}
     if structure.regex is not None:
         return {"regex": structure.regex}
     if structure.choices:
         return {"choice": list(structure.choices)}
-    return {"json_object": True}
+    return {"json": json.dumps(read_schema(structure) | {"x-guidance": _JSON_OPTIONS})}
 
 
 def read_logprob(found: Mapping[int, Any], token_id: int, num_top: int) -> TokenLogprob:
