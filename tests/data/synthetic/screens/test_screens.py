@@ -29,6 +29,11 @@ def _drawings(level: float = 1.0) -> tuple[Drawing, ...]:
 
 
 @cache
+def _many_drawings() -> tuple[Drawing, ...]:
+    return tuple(draw("screens", "train", index) for index in range(400))
+
+
+@cache
 def _screens() -> tuple[Screen, ...]:
     return tuple(compose_screen(start_chance("other", "test", index)) for index in range(NUM))
 
@@ -285,7 +290,7 @@ def test_what_is_on_is_said_to_be_and_nothing_else() -> None:
 
 def test_ticked_boxes_are_counted_without_the_others() -> None:
     num = 0
-    drawings = (*_drawings(), *(draw("screens", "train", index) for index in range(400)))
+    drawings = (*_drawings(), *_many_drawings())
     for drawing, turn in ((one, turn) for one in drawings for turn in one.turns):
         if re.search("(ticked|checked) boxes", turn.question):
             boxes = {mark.box for mark in drawing.marks[0] if mark.label == "part:checkbox"}
@@ -305,8 +310,8 @@ def test_the_kind_of_an_element_is_not_asked_where_its_label_tells_it() -> None:
 
 def test_answers_are_balanced() -> None:
     answers: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for index in range(400):
-        for turn in draw("screens", "train", index).turns:
+    for drawing in _many_drawings():
+        for turn in drawing.turns:
             answers[turn.kind][turn.answer] += 1
     shares = {
         kind: counts.most_common(1)[0][1] / counts.total() for kind, counts in answers.items()
