@@ -36,6 +36,19 @@ def test_no_case_lost_or_doubled_a_request():
         assert find_faults(name, found) == []
 
 
+def test_an_hour_of_requests_fails_none_and_fills_no_memory():
+    soak = MEASURED["soak"]
+    assert soak["minutes"] > 59
+    assert soak["requests"] == soak["answered"] + soak["left"]
+    assert soak["failed"] == 0
+    assert f"Of {soak['requests']:,} requests, {soak['left']} of them left, none failed" in PAGE
+    for role in ("vision", "language", "gateway"):
+        own = [one for name, one in soak["memory"].items() if name.startswith(role)]
+        first, last = (sum(one[key] for one in own) / len(own) for key in ("start_mib", "end_mib"))
+        assert f"{first:.0f} to {last:.0f} MiB ({role}" in PAGE
+        assert last < 1.05 * first
+
+
 def test_what_must_not_be_is_found():
     assert find_faults("quiet", Counts(sent=3, answered=1, lost=1, wrong=1)) == [
         "1 lost",

@@ -7,6 +7,7 @@ import gc
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
@@ -373,6 +374,28 @@ def test_at_the_end_whoever_waits_hears_of_it_wherever_the_tiles_are(model, monk
     late = line.encode(TileGroup(draw_tiles(1), (1,), OFF))
     assert isinstance(late.exception(20), ServerError)
     line.close()
+
+
+def test_nothing_of_a_request_is_kept(model) -> None:
+    def count_all() -> Counter[str]:
+        gc.collect()
+        kinds = [type(one) for one in gc.get_objects()]
+        names = [f"{kind.__module__}.{kind.__qualname__}" for kind in kinds]
+        return Counter(one for one in names if one.startswith(("internvl35", "torch", "_asyncio")))
+
+    async def main() -> None:
+        async with serving(model, feature_cache_mib=0) as (_, link):
+            counts = []
+            for number in (8, 32):
+                for seed in range(number):
+                    policy = (OFF, ALL, RELEASED, ABSOLUTE)[seed % 4]
+                    await ask(link, draw_tiles(1, seed), (1,), policy)
+                counts.append(count_all())
+            before, after = counts
+            grown = {name: (before[name], n) for name, n in after.items() if n > before[name] + 4}
+            assert grown == {}
+
+    run(main())
 
 
 def test_what_fails_for_want_of_memory_fails_alone(model, monkeypatch) -> None:
