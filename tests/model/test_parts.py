@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from internvl35.errors import CheckpointError
@@ -93,7 +94,7 @@ def test_the_tokenizer_goes_with_the_language_and_nothing_else_does(
     names = {path.name for path in folders["vision"].iterdir()}
     assert names == {
         "config.json", "model.safetensors", "preprocessor_config.json", "processor_config.json",
-        "video_preprocessor_config.json",
+        "video_preprocessor_config.json", "whole.json",
     }  # fmt: skip
 
 
@@ -188,3 +189,35 @@ def test_a_half_takes_no_memory_for_the_other(tmp_path: Path, build_model: Build
     vision, language = map(int, done.stdout.split())
     assert mib[False] * 0.8 < vision < mib[False] + mib[True] / 2
     assert mib[True] * 0.8 < language < mib[True] + mib[False] / 2
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+@pytest.mark.parametrize("family", ["qwen3", "qwen3_moe", "gpt_oss"])
+def test_the_language_half_is_loaded_from_its_folder_as_from_the_whole(
+    tmp_path: Path, build_model: BuildModel, family: str, is_tied: bool
+) -> None:
+    save_checkpoint(build_model(family, is_tied=is_tied), tmp_path / "whole", layout="remote-code")
+    folders = split_checkpoint(tmp_path / "whole", tmp_path / "parts", max_shard_size="100KB")
+    whole, part = (
+        LanguagePart.from_pretrained(folder) for folder in (tmp_path / "whole", folders["language"])
+    )
+    expected = whole.state_dict()
+    assert part.state_dict().keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in part.state_dict().items())
+    assert part.config.tokens_per_tile == whole.config.tokens_per_tile
+
+
+def test_a_language_half_of_which_something_is_missing_is_refused(
+    tmp_path: Path, build_model: BuildModel
+) -> None:
+    save_checkpoint(build_model(), tmp_path / "whole")
+    folder = split_checkpoint(tmp_path / "whole", tmp_path)["language"]
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["model.norm.weight"]
+    save_file(tensors, file)
+    with pytest.raises(CheckpointError, match=r"language_model\.model\.norm\.weight .* is missing"):
+        LanguagePart.from_pretrained(folder)
+    (folder / "whole.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"whole\.json cannot be read"):
+        LanguagePart.from_pretrained(folder)

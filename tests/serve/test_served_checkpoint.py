@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
 from flash_models import FULL, SHORT, TILE, make_flash_model
 
+from internvl35 import load
 from internvl35.config import TINY_FOLDER
 from internvl35.errors import CheckpointError
+from internvl35.model.parts import split_checkpoint
+from internvl35.serve.parts import start_language, start_vision
 from internvl35.serve.served_checkpoint import look_at
 
 
@@ -53,6 +57,19 @@ def test_whatever_differs_tells_checkpoints_apart(
     before = look_at(tmp_path / "copy").fingerprint
     change(tmp_path / "copy")
     assert look_at(tmp_path / "copy").fingerprint != before
+
+
+def test_servers_of_parts_work_with_those_of_the_whole(
+    random_checkpoint: Path, tmp_path: Path
+) -> None:
+    folders = split_checkpoint(random_checkpoint, tmp_path)
+    whole = look_at(random_checkpoint)
+    parts = [look_at(folders[name]) for name in ("vision", "language")]
+    for part in parts:
+        assert (part.fingerprint, part.dtype) == (whole.fingerprint, whole.dtype)
+        assert part.profile("vision", "eye") == whole.profile("vision", "eye")
+    with closing(start_vision(parts[0])), closing(start_language(parts[1])) as language:
+        assert language.config.image_token_id == load(random_checkpoint).builder.image_token_id
 
 
 def test_the_embedded_checkpoint_is_served_in_float32() -> None:

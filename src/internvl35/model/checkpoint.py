@@ -18,9 +18,11 @@ from torch import Tensor
 from internvl35.errors import CheckpointError, ConfigError
 from internvl35.model.composite import VisionLanguageModel, make_flash_parts
 from internvl35.model.configuration import InternVLChatConfig, Layout, read_config
+from internvl35.model.layouts import fields_of
 from internvl35.model.names import (
     EMBEDDING,
     HEAD,
+    LANGUAGE_PREFIX,
     Piece,
     Place,
     Shape,
@@ -32,6 +34,7 @@ from internvl35.model.names import (
     split_parameters,
     stored_shape,
 )
+from internvl35.model.part_files import Part, read_whole
 from internvl35.model.shards import Shards, TensorInfo
 
 _QUANTISED = (".qweight", ".qzeros", ".scales", "_blocks", "_scales", ".weight_scale", ".SCB")
@@ -91,6 +94,7 @@ class Checkpoint:
         folder: the checkpoint.
         config: taken instead of the folder's config.json; then ``layout`` is needed too.
         layout: the layout of the files.
+        part: the one that the folder holds of a checkpoint that was split; None for all.
 
     Raises:
         CheckpointError: if the folder, its config.json or a shard cannot be read, or a weight is
@@ -102,10 +106,14 @@ class Checkpoint:
         folder: Path,
         config: InternVLChatConfig | None = None,
         layout: Layout | None = None,
+        *,
+        part: Part | None = None,
     ) -> None:
         """Read config and headers and compare them; no tensor is read."""
         if not folder.is_dir():
             raise CheckpointError(f"{folder} is not a folder; pass a checkpoint folder")
+        if part == "language" and (whole := read_whole(folder)) is not None:
+            config, layout = config or InternVLChatConfig(**fields_of(whole.config, "hf")), "hf"
         if config is None or layout is None:
             try:
                 found_config, found_layout = read_config(folder)
@@ -115,9 +123,14 @@ class Checkpoint:
         self.folder = folder
         self.config = config
         self.layout = layout
+        self._part = part
         self.shards = Shards(folder)
         self._raw_names = self._canonical_names()
-        parameters = parameter_shapes(config)
+        parameters = {
+            name: shape
+            for name, shape in parameter_shapes(config).items()
+            if part is None or name.startswith(LANGUAGE_PREFIX) == (part == "language")
+        }
         self.pieces: list[Piece] = split_parameters(
             parameters, is_split=has_split_experts(config), kept_fused=self._raw_names
         )
@@ -137,7 +150,11 @@ class Checkpoint:
         for raw in self.shards.tensors:
             if is_recomputed(raw):
                 continue
-            name = canonical_name(raw, self.layout)
+            name = (
+                f"{LANGUAGE_PREFIX}{raw}"
+                if self._part == "language"
+                else (canonical_name(raw, self.layout))
+            )
             if name in names:
                 raise CheckpointError(
                     f"{self.folder} holds {name} twice, as {names[name]} and as {raw}; needed: once"
@@ -155,7 +172,7 @@ class Checkpoint:
         if unexpected:
             raise CheckpointError(self._describe_unexpected(unexpected, found))
         shapes = dict(expected)
-        if HEAD in allowed:
+        if HEAD in allowed and EMBEDDING in expected:
             shapes.setdefault(HEAD, expected[EMBEDDING])
         for name, shape in shapes.items():
             if name in found and found[name].shape != shape:

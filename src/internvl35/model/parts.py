@@ -1,8 +1,8 @@
 """The two halves of a checkpoint, each in a folder of its own: what sees, and what speaks.
 
 ``vision/`` holds tower and projector, and what a Flash model has on top; ``language/`` a plain
-decoder that any software for language models reads. Serving the halves apart is left to
-:mod:`internvl35.serve`.
+decoder that any software for language models reads. Each says what it was cut from. Serving the
+halves apart is left to :mod:`internvl35.serve`.
 Paper section 2.3, decoupled vision-language deployment.
 """
 
@@ -13,7 +13,6 @@ import json
 import logging
 from os import PathLike
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,14 +23,12 @@ from internvl35.model.composite import VisionLanguageModel
 from internvl35.model.configuration import config_to_dict, read_config
 from internvl35.model.conversion import files_to_copy, pieces_to_write, read_piece
 from internvl35.model.names import LANGUAGE_PREFIX, Piece, stored_name
+from internvl35.model.part_files import WHOLE_FILE, Part, Whole, digest_content
 from internvl35.model.processor_files import processor_files
 from internvl35.model.shards import Shards, write_folder
 from internvl35.model.weights import config_text
 
 logger = logging.getLogger(__name__)
-
-Part = Literal["vision", "language"]
-"""The folder of a half."""
 
 _LANGUAGE_FILES = (
     "tokenizer*", "vocab*", "merges*", "special_tokens_map.json", "added_tokens.json",
@@ -73,7 +70,14 @@ def split_checkpoint(
             pieces["language"][piece.name.removeprefix(LANGUAGE_PREFIX)] = piece
         else:
             pieces["vision"][stored_name(piece.name, "hf")] = piece
+    files: dict[Part, dict[str, str | Path]]
     files = {"vision": _vision_files(checkpoint), "language": _language_files(checkpoint)}
+    content = digest_content(
+        checkpoint.folder, {info.file for info in checkpoint.shards.tensors.values()}
+    )
+    config = json.loads(config_text(checkpoint.config, "hf", checkpoint.dtype()))
+    for name, own in files.items():
+        own[WHOLE_FILE] = Whole(name, content, config).as_text()
     folders: dict[Part, Path] = {}
     for part, named in pieces.items():
         folders[part] = Path(target) / part

@@ -34,6 +34,7 @@ from internvl35.model.names import (
     split_parameters,
     stored_shape,
 )
+from internvl35.model.part_files import read_whole
 from internvl35.model.processor_files import processor_files
 from internvl35.model.shards import write_folder
 
@@ -94,7 +95,9 @@ def load_model(
     if load_in_8bit:
         options["quantization_config"] = _int8_settings()
     given_dtype = options.pop("torch_dtype", None) if dtype is None else dtype
-    checkpoint = Checkpoint(resolve_checkpoint(name, **where), config)
+    folder = resolve_checkpoint(name, **where)
+    is_cut = issubclass(model_class, LanguagePart) and read_whole(folder) is not None
+    checkpoint = Checkpoint(folder, config, part="language" if is_cut else None)
     loaded_config = copy.deepcopy(checkpoint.config)
     if checkpoint.unused_pieces:
         logger.warning(

@@ -7,9 +7,7 @@ the paper.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
@@ -18,20 +16,13 @@ import torch
 from internvl35.config import TINY_FOLDER
 from internvl35.model.checkpoint import Checkpoint
 from internvl35.model.configuration import InternVLChatConfig
+from internvl35.model.part_files import digest_content, read_whole
 from internvl35.serve.handshake import make_fingerprint
 from internvl35.serve.messages import Profile, Role
 from internvl35.serve.tensors import name_dtype
 
 PREPROCESSING: Final = b"levels of RGB tiles, mean and deviation of ImageNet, version 1"
 """How tiles become pixel values; another way needs another text."""
-
-_SMALL_FILES = (
-    "config.json", "tokenizer*", "vocab*", "merges*", "special_tokens_map.json", "added_tokens*",
-)  # fmt: skip
-"""Files that are looked at as a whole."""
-
-_SAMPLES, _SAMPLE_BYTES = 4, 64 * 1024
-"""Pieces of each file of weights that are looked at, and their size."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +76,7 @@ def look_at(folder: Path, dtype: str = "auto") -> ServedCheckpoint:
     """Look at a checkpoint as all processes that serve it do.
 
     Args:
-        folder: the whole checkpoint, of either layout.
+        folder: the whole checkpoint, of either layout, or a part that was cut from it.
         dtype: of the weights once they are loaded; ``auto`` for the checkpoint's own, and float32
             for the embedded one.
 
@@ -95,26 +86,14 @@ def look_at(folder: Path, dtype: str = "auto") -> ServedCheckpoint:
     Raises:
         CheckpointError: if the folder holds no checkpoint, or one that does not fit its config.
     """
-    checkpoint = Checkpoint(folder)
+    whole = read_whole(folder)
+    checkpoint = Checkpoint(folder, part=None if whole is None else whole.part)
     found = checkpoint.dtype()
     if dtype != "auto":
         found = getattr(torch, dtype)
     elif folder == TINY_FOLDER:
         found = torch.float32
-    parts = [PREPROCESSING, str(found).encode()]
-    for pattern in _SMALL_FILES:
-        files = sorted(path for path in folder.glob(pattern) if path.is_file())
-        parts += [blake2b(path.read_bytes()).digest() for path in files]
-    for name in sorted({info.file for info in checkpoint.shards.tensors.values()}):
-        parts += [name.encode(), *_sample(folder / name)]
-    return ServedCheckpoint(folder, checkpoint.config, found, make_fingerprint(*parts))
-
-
-def _sample(path: Path) -> Iterator[bytes]:
-    """Read the size of a file and a few pieces of it, its beginning and end among them."""
-    size = path.stat().st_size
-    yield str(size).encode()
-    with path.open("rb") as file:
-        for number in range(_SAMPLES):
-            file.seek(max(0, size - _SAMPLE_BYTES) * number // (_SAMPLES - 1))
-            yield file.read(_SAMPLE_BYTES)
+    files = {info.file for info in checkpoint.shards.tensors.values()}
+    content = digest_content(folder, files) if whole is None else whole.content
+    fingerprint = make_fingerprint(PREPROCESSING, str(found).encode(), content.encode())
+    return ServedCheckpoint(folder, checkpoint.config, found, fingerprint)
