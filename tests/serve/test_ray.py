@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 import subprocess
@@ -88,6 +89,28 @@ def test_what_rays_own_processes_load_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_a_replica_whose_work_stands_still_is_not_healthy():
+    pytest.importorskip("ray", reason="needs the extra ray")
+    from internvl35.serve.ray.servers import VisionReplica
+
+    async def check():
+        has_failed, stands_still = (asyncio.get_running_loop().create_future() for _ in range(2))
+        replica = SimpleNamespace(_ends=[has_failed, stands_still])
+        await VisionReplica.check_health(replica)
+        stands_still.set_result(None)
+        with pytest.raises(RuntimeError, match="stands still"):
+            await VisionReplica.check_health(replica)
+
+    asyncio.run(check())
+
+
+def test_a_replica_that_is_taken_away_while_it_loads_just_ends():
+    pytest.importorskip("ray", reason="needs the extra ray")
+    from internvl35.serve.ray.servers import VisionReplica
+
+    asyncio.run(VisionReplica.__del__(SimpleNamespace(_announcing=None)))
+
+
 def ask(port, picture):
     url = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
     content = [
@@ -135,6 +158,55 @@ def test_an_application_answers_as_a_chat_does_and_outlives_a_vision_server(
             assert time.monotonic() < ends
             time.sleep(1)
         assert found.json()["choices"] == answer["choices"]
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+@pytest.mark.slow
+def test_servers_come_with_a_queue_and_go_without_it(monkeypatch, tmp_path):
+    """By Ray itself and the settings of an application, with replicas that only tell a queue."""
+    ray = pytest.importorskip("ray", reason="needs the extra ray")
+    from ray import serve
+
+    from internvl35.serve.ray.application import scale
+
+    queue, gone = tmp_path / "queue", tmp_path / "gone"
+    queue.write_text("0")
+    gone.touch()
+
+    class Replica:
+        def record_autoscaling_stats(self):
+            return {"queue": float(queue.read_text())}
+
+        def __del__(self):
+            with gone.open("a") as file:
+                file.write("x")
+
+    def wait_for(num_servers):
+        ends = time.monotonic() + 300
+        while True:
+            found = serve.status().applications["scaled"].deployments["language"].replica_states
+            states = {getattr(state, "value", state): count for state, count in found.items()}
+            if states == {"RUNNING": num_servers}:
+                return
+            assert time.monotonic() < ends, states
+            time.sleep(0.5)
+
+    settings = RaySettings(upscale_delay_s=1, downscale_delay_s=1, num_cpus=0.1)
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # or a busy machine never lets it begin
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), *sys.path]))
+    ray.init(num_cpus=4, include_dashboard=False)
+    try:
+        serve.start(proxy_location="Disabled")
+        serve.run(scale(Replica, "language", settings, (1, 3, 16)).bind(), name="scaled")
+        wait_for(1)
+        queue.write_text("17")  # of each server
+        wait_for(3)
+        assert gone.read_text() == ""
+        queue.write_text("0")
+        wait_for(1)
+        assert gone.read_text() == "xx"
     finally:
         serve.shutdown()
         ray.shutdown()

@@ -32,11 +32,11 @@ def bind_all(settings: RaySettings) -> Application:
     ).bind()
     shared = (settings, directory)
     servers = [
-        _server(
+        scale(
             VisionReplica, "vision", settings,
             (settings.min_vision, settings.max_vision, settings.tiles_a_vision_server),
         ).bind(*shared),
-        _server(
+        scale(
             LanguageReplica, "language", settings,
             (settings.min_language, settings.max_language, settings.requests_a_language_server),
         ).bind(*shared),
@@ -50,9 +50,20 @@ def bind_all(settings: RaySettings) -> Application:
     return gateway.bind(*shared, servers)
 
 
-def _server(
+def scale(
     kind: type, name: str, settings: RaySettings, sizes: tuple[int, int, int]
 ) -> serve.Deployment:
+    """Let there be as many servers of a kind as their queues need.
+
+    Args:
+        kind: tells its queue by ``record_autoscaling_stats``.
+        name: of the deployment.
+        settings: delays, and what each server gets.
+        sizes: fewest servers, most, and the length of a queue for which there is one server each.
+
+    Returns:
+        What is bound to a server's arguments.
+    """
     fewest, most, target = sizes
     scaling = AutoscalingConfig(
         min_replicas=fewest, max_replicas=most, upscale_delay_s=settings.upscale_delay_s,

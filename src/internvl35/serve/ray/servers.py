@@ -47,6 +47,7 @@ class ServerReplica:
         """
         self._settings, self._directory = settings, directory
         self._watching = watch(settings, self.role)
+        self._announcing: asyncio.Task[None] | None = None
         name = f"{self.role} {serve.get_replica_context().replica_id.unique_id}"
         self._device = None if settings.num_gpus else "cpu"
         if settings.num_cpus >= 1:
@@ -59,7 +60,8 @@ class ServerReplica:
         self._server = LinkServer(self._service, identity, ListenSettings(host=host))
         await self._server.start()
         self._place = self.role, host, self._server.port
-        self._failing = asyncio.create_task(self._service.wait_failed())
+        ends = self._service.wait_failed(), self._server.wait_stalled()
+        self._ends = [asyncio.create_task(end) for end in ends]
         self._announcing = asyncio.create_task(self._announce())
 
     def _load(self, found: ServedCheckpoint) -> PartService:
@@ -68,9 +70,10 @@ class ServerReplica:
 
     async def check_health(self) -> None:
         """Raise if nothing can be answered any more; Ray then starts another server."""
-        if self._failing.done():
-            self._failing.result()
-            raise RuntimeError("the service has ended")
+        for end in self._ends:
+            if end.done():
+                end.result()
+                raise RuntimeError("the service has ended, or its work stands still")
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Tell Ray how long the queue is."""
@@ -80,12 +83,15 @@ class ServerReplica:
 
     async def __del__(self) -> None:
         """Finish what is in work, and end; Ray waits for it."""
+        if self._announcing is None:  # Ray takes it away while it loads
+            return
         self._announcing.cancel()
         with suppress(RayError):
             await self._directory.withdraw.remote(*self._place)
         num_left = await self._server.drain(self._settings.drain_timeout_s)
         _LOGGER.info("%s server %s:%d ends, %d requests cut off", *self._place, num_left)
-        self._failing.cancel()
+        for end in self._ends:
+            end.cancel()
         self._service.close()
         self._watching.close()
 
