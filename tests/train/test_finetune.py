@@ -65,6 +65,16 @@ def test_the_loss_falls_on_rows_that_are_seen_again_and_again(make_settings, tmp
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
 
 
+def test_figures_are_logged_after_the_first_step_every_fifth_and_the_last(make_settings, tmp_path):
+    settings = make_settings(
+        tmp_path, max_steps=7, save_steps=7, logging_steps=5, gradient_accumulation_steps=1
+    )
+    finetune(settings)
+    lines = [json.loads(line) for line in (tmp_path / "logging.jsonl").read_text().splitlines()]
+    positions = [line["global_step/max_steps"] for line in lines if "loss" in line]
+    assert positions == ["1/7", "5/7", "7/7"]
+
+
 def test_epochs_in_the_log_are_those_of_the_plan(make_settings, tmp_path):
     changes = {"max_steps": -1, "num_train_epochs": 2.5, "save_strategy": "no"}
     result = finetune(make_settings(tmp_path, **changes))
