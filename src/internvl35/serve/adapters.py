@@ -15,7 +15,7 @@ from internvl35.generate.sampling import SamplingSettings
 from internvl35.serve.answering import Answerer, OpenedCall
 
 
-class AdaptedEngines:
+class AdaptedEngines(GenerationEngine):
     """An engine, and one for each adapter; asked as it is, the model without adapters answers.
 
     Keys and values depend on the adapter, so every engine has a cache of its own.
