@@ -119,7 +119,7 @@ class FlashRecipe:
             "dataset": [str(rows)],
             "split_dataset_ratio": 0.01,
             "tuner_type": "full",
-            "torch_dtype": "float32",
+            "torch_dtype": "bfloat16",
             "attn_impl": "eager",
             "learning_rate": self.consistency_rate if is_first else self.router_rate,
             "max_steps": self.consistency_steps if is_first else self.router_steps,
