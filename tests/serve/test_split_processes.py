@@ -39,13 +39,14 @@ def served(*arguments: str) -> Iterator[httpx.Client]:
     with subprocess.Popen(
         [*command, "--port", "0", *arguments], stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
+        assert process.stderr is not None
+        lines = iter(process.stderr)
+        rest = threading.Thread(target=lambda: [*lines], name="reads the log")
         late = threading.Timer(600, process.kill)
         late.start()
         try:
-            assert process.stderr is not None
-            lines = iter(process.stderr)
             address = next(line for line in lines if "listening at http" in line)
-            threading.Thread(target=lambda: [*lines], daemon=True).start()
+            rest.start()
             url = address.partition("listening at ")[2].split()[0].removesuffix("/v1")
             with httpx.Client(base_url=url, timeout=120) as client:
                 while client.get("/ready").status_code != 200:
@@ -54,6 +55,9 @@ def served(*arguments: str) -> Iterator[httpx.Client]:
         finally:
             late.cancel()
             process.terminate()
+            process.wait()
+            if rest.is_alive():  # before its pipe is closed
+                rest.join()
 
 
 def ask(client: httpx.Client, model: str) -> str:
