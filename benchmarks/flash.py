@@ -260,7 +260,7 @@ def ask_flash(
     rate = sum(one.num_compressed for one in chosen) / sum(one.num_tiles for one in chosen)
     family = inquiry.drawings[0].family
     for number in range(num_random):
-        with routed_at_random(flash.model, f"{family}/{number}"):
+        with routed_at_random(flash, f"{family}/{number}"):
             found[f"{RANDOM} {number}"] = inquiry.ask(flash, random_settings(rate))
     return found
 

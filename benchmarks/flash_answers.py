@@ -24,7 +24,6 @@ from internvl35.data.synthetic.enlarging import enlarge
 from internvl35.data.tiles import make_pixel_values
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.sampling import SamplingSettings
-from internvl35.model.composite import VisionLanguageModel
 from internvl35.model.router import Router
 
 SINGLE_PICTURE = (
@@ -99,19 +98,21 @@ class RandomRouter(nn.Module):
 
 
 @contextmanager
-def routed_at_random(model: VisionLanguageModel, seed: str) -> Iterator[None]:
+def routed_at_random(chat: Chat, seed: str) -> Iterator[None]:
     """Put a :class:`RandomRouter` in the place of a model's router for a while.
 
     Args:
-        model: a Flash model.
+        chat: a Flash model, which nobody else asks meanwhile.
         seed: of the scores; another one for every family, or all would share their choices.
     """
-    own = model.router
-    model.router = cast(Router, RandomRouter(seed))
+    own = chat.model.router
+    chat.model.router = cast(Router, RandomRouter(seed))
+    chat.engine.engine.forget()  # tiles are kept with what an earlier router chose for them
     try:
         yield
     finally:
-        model.router = own
+        chat.model.router = own
+        chat.engine.engine.forget()
 
 
 def random_settings(rate: float) -> FlashSettings:

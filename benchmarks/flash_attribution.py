@@ -141,7 +141,7 @@ def ask_all(
             settings = FlashSettings("absolute", absolute_threshold=thresholds[way])
             found[way] = inquiry.ask(chat, settings)
         chat = next(iter(chats.values()))
-        with routed_at_random(chat.model, family):
+        with routed_at_random(chat, family):
             found[RANDOM] = inquiry.ask(chat, random_settings(share))
         families[family] = found
     return families

@@ -104,7 +104,7 @@ def test_chance_compresses_the_share_that_is_asked_for_and_the_router_comes_back
     own = chat.model.router
     drawings = Asking(("counting",), num_pictures=12, max_tokens=1).drawings("counting")
     inquiry = Inquiry(FEW, drawings)
-    with routed_at_random(chat.model, "a"):
+    with routed_at_random(chat, "a"):
         few = inquiry.ask(chat, random_settings(0.2))
         none = inquiry.ask(chat, random_settings(0.0))
         everything = inquiry.ask(chat, random_settings(1.0))
@@ -117,6 +117,18 @@ def test_chance_compresses_the_share_that_is_asked_for_and_the_router_comes_back
     assert sum(one.num_compressed for one in everything) == num_tiles
     draws = [RandomRouter(seed).scores(torch.zeros(9, 2, 2, 3)).tolist() for seed in "aab"]
     assert draws[0] == draws[1] != draws[2]
+
+
+def test_every_draw_of_chance_chooses_anew_among_pictures_that_were_seen(chat):
+    drawings = Asking(("counting",), num_pictures=6, max_tokens=1).drawings("counting")
+    inquiry, chosen = Inquiry(FEW, drawings), []
+    for seed in "aba":
+        with routed_at_random(chat, seed):
+            found = inquiry.ask(chat, random_settings(0.5))
+        chosen.append([one.num_compressed for one in found])
+    assert chosen[0] == chosen[2] != chosen[1]
+    own = inquiry.ask(chat, random_settings(0.5))
+    assert [one.num_compressed for one in own] not in chosen
 
 
 def test_scores_are_those_that_a_question_is_routed_by(chat):
