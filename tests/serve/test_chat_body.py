@@ -188,6 +188,21 @@ def test_templates_of_a_body_are_refused(said, param):
     assert found.value.param == param
 
 
+@pytest.mark.parametrize(
+    ("said", "param"),
+    [
+        ({"mm_processor_kwargs": {"max_dynamic_patch": 0}},
+         "mm_processor_kwargs.max_dynamic_patch"),
+        ({"media_io_kwargs": {"video": {"num_frames": -1}}}, "media_io_kwargs.video.num_frames"),
+        ({"max_completion_tokens": 4, "max_tokens": 0}, "max_tokens"),
+    ],
+)  # fmt: skip
+def test_what_is_out_of_range_is_refused_even_where_it_changes_nothing(said, param):
+    with pytest.raises(BodyError, match="needed: a whole number of at least 1") as found:
+        read(ask(text("Why?"), **said))
+    assert found.value.param == param
+
+
 def test_frames_may_be_said_for_all_videos_at_once():
     video = {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}}
     own = {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA", "num_frames": 3}}

@@ -114,13 +114,13 @@ def _read_processing(
     max_tiles, num_frames = None, None
     processing, reading = fields.inner("mm_processor_kwargs"), fields.inner("media_io_kwargs")
     if processing is not None:
-        max_tiles = processing.whole("max_dynamic_patch")
+        max_tiles = processing.count("max_dynamic_patch")
         processing.finish()
     videos = None if reading is None else reading.inner("video")
     if reading is not None:
         reading.finish()
     if videos is not None:
-        num_frames = videos.whole("num_frames")
+        num_frames = videos.count("num_frames")
         videos.finish()
     return tuple(
         replace(p, max_tiles=max_tiles if p.max_tiles is None else p.max_tiles)

@@ -219,7 +219,7 @@ def _read_picture(part: Fields, rules: MediaRules) -> AskedPicture:
     if detail not in DETAILS:
         path = fields.path("detail")
         raise BodyError(f"{path} is {show(detail)}; known: {', '.join(DETAILS)}", path)
-    max_tiles = fields.whole("max_dynamic_patch")
+    max_tiles = fields.count("max_dynamic_patch")
     fields.finish()
     where = part.path("image_url")
     found = _find(source, where, rules)
@@ -229,7 +229,7 @@ def _read_picture(part: Fields, rules: MediaRules) -> AskedPicture:
 
 def _read_video(part: Fields, rules: MediaRules) -> AskedPicture:
     fields, source = _read_source(part, "video_url", "video")
-    num_frames, path = fields.whole("num_frames"), fields.path("bound")
+    num_frames, path = fields.count("num_frames"), fields.path("bound")
     given = fields.entries("bound")
     fields.finish()
     bound = None

@@ -46,7 +46,8 @@ def read_sampling(fields: Fields, defaults: SamplingSettings) -> SamplingSetting
         SettingError: if a value is out of range.
     """
     found: dict[str, Any] = {}
-    newer, older = fields.whole("max_completion_tokens"), fields.whole("max_tokens")
+    newer = fields.whole("max_completion_tokens")
+    older = fields.whole("max_tokens") if newer is None else fields.count("max_tokens")
     found["max_tokens"] = older if newer is None else newer  # first: min_tokens depends on it
     found |= {name: fields.number(name) for name in _NUMBERS}
     found |= {name: fields.whole(name) for name in _WHOLES}

@@ -84,6 +84,13 @@ class Fields:
             raise self._wrong(name, value, "a whole number")
         return value
 
+    def count(self, name: str) -> int | None:
+        """Take a whole number of at least 1."""
+        value = self.whole(name)
+        if value is not None and value < 1:
+            raise self._wrong(name, value, "a whole number of at least 1")
+        return value
+
     def number(self, name: str) -> float | None:
         """Take a finite number."""
         value = self.any(name)
