@@ -36,7 +36,7 @@ class EngineSettings:
     """Whether steps in which answers alone go on are recorded as CUDA graphs and replayed; None
     for models without experts that lie on one CUDA device."""
     tiles_beside_answers: int = 4
-    """Most tiles that a step encodes while answers are being written."""
+    """Most tiles that a step begins to encode while answers are being written."""
     vision: VisionStageSettings = field(default_factory=VisionStageSettings)
     """How tiles are encoded."""
     is_checked: bool = False
