@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from internvl35.errors import CheckpointError
+from internvl35.model.flushing import flush
 from internvl35.model.names import Shape
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -228,19 +229,3 @@ def _publish(partial: Path, folder: Path) -> None:
 def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
     flush(path)
-
-
-def flush(path: Path) -> None:
-    """Make sure that a file, or a folder's list of names, is on the disk.
-
-    Args:
-        path: of the file or folder.
-
-    Raises:
-        OSError: if the disk does not take it.
-    """
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from internvl35.errors import CheckpointError, DataError
-from internvl35.model.shards import flush
+from internvl35.model.flushing import flush
 
 STATE_NAME = "trainer_state.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
