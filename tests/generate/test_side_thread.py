@@ -153,10 +153,11 @@ def test_a_device_that_failed_for_good_ends_the_step(model, shelf):
 
 def test_tiles_that_old_weights_encode_are_not_kept_for_new_ones(model, shelf):
     stage = VisionStage(model, beside=SideThread(2))
-    go_on = threading.Event()
-    with watched(model, lambda: go_on.wait(60)):
+    has_begun, go_on = threading.Event(), threading.Event()
+    with watched(model, lambda: has_begun.set() or go_on.wait(60)):
         stage.submit("gone", request_of(shelf[:1]), OFF)
         stage.step(1)
+        assert has_begun.wait(60)
         stage.cancel("gone")
         stage.forget_pictures()
         go_on.set()
