@@ -17,6 +17,9 @@ from internvl35.generate.flash import FlashSettings
 from internvl35.generate.request import Request
 from internvl35.model.configuration import InternVLChatConfig
 
+IDLE_S = 0.0005
+"""Seconds until an encoder is asked again by whoever has nothing to do but wait for its tiles."""
+
 
 @dataclass(frozen=True)
 class EncodedRequest:

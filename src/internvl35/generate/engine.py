@@ -21,6 +21,7 @@ from internvl35.generate.answers import Completion, FinishReason, TokenLogprob, 
 from internvl35.generate.blocks import BlockPool
 from internvl35.generate.cache_size import choose_num_blocks
 from internvl35.generate.decoder import LanguageDecoder
+from internvl35.generate.encoders import IDLE_S
 from internvl35.generate.engine_settings import EngineSettings
 from internvl35.generate.engines import one_each
 from internvl35.generate.flash import FlashSettings
@@ -37,9 +38,6 @@ from internvl35.generate.side_stream import SideThread
 from internvl35.generate.steps import StepComputer
 from internvl35.generate.vision import EncodedRequest, VisionEncoder, VisionStage
 from internvl35.model.composite import VisionLanguageModel
-
-IDLE_S = 0.0005
-"""Seconds until the engine is asked again while it waits for nothing but tiles that are encoded."""
 
 
 class Engine:

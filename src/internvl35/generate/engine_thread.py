@@ -21,7 +21,8 @@ from typing import TypeAlias
 
 from internvl35.errors import InternVLError, ServerError
 from internvl35.generate.answers import Completion, Update
-from internvl35.generate.engine import IDLE_S, Engine
+from internvl35.generate.encoders import IDLE_S
+from internvl35.generate.engine import Engine
 from internvl35.generate.engines import one_each
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.grammar import Grammar

@@ -15,12 +15,9 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 
 from internvl35.errors import InternVLError, ServerError
-from internvl35.generate.encoders import EncodedRequest, VisionEncoder, step_or_fail
+from internvl35.generate.encoders import IDLE_S, EncodedRequest, VisionEncoder, step_or_fail
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.request import Request
-
-IDLE_S = 0.0005
-"""Seconds until a device that is encoding is asked again."""
 
 
 class VisionThread:
