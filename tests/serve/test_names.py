@@ -6,13 +6,13 @@ import asyncio
 import socket
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from fake_servers import FAST, GATEWAY, FakeVision, identity
+from fake_servers import FAST, GATEWAY, FakeVision, identity, run, until
 
 from internvl35.errors import ConfigError
 from internvl35.serve.dvd.names import NamedPool
@@ -37,19 +37,6 @@ def known(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
 
     monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
     return names
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(30):
-            await main
-
-    asyncio.run(bounded())
-
-
-async def until(is_so: Any) -> None:
-    while not is_so():
-        await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
@@ -18,7 +17,9 @@ from fake_servers import (
     expected_text,
     identity,
     make_request,
+    run,
     serve,
+    until,
 )
 from prometheus_client import CollectorRegistry, generate_latest
 
@@ -29,19 +30,6 @@ from internvl35.serve.dvd.engine import DecoupledEngine
 from internvl35.serve.dvd.figures import PeerFigures
 from internvl35.serve.dvd.peers import Peer, PeerAddress, PeerSettings, Pool
 from internvl35.serve.frames import NackCode, WireError
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(30):
-            await main
-
-    asyncio.run(bounded())
-
-
-async def until(is_so: Any) -> None:
-    while not is_so():
-        await asyncio.sleep(0.01)
 
 
 async def text_of(engine: DecoupledEngine, *pictures: Any) -> str:

@@ -41,7 +41,7 @@ from internvl35.serve.messages import (
     to_block,
     to_tensor,
 )
-from internvl35.serve.vision.encoding_line import TileGroup
+from internvl35.serve.vision.encoding_line import EncodingLine, TileGroup
 from internvl35.serve.vision.service import VisionService
 from internvl35.serve.vision.settings import VisionServerSettings
 
@@ -59,6 +59,22 @@ def model():
 
 def run(main: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(main, 60))
+
+
+def hold_steps(
+    line: EncodingLine, monkeypatch: pytest.MonkeyPatch
+) -> tuple[threading.Semaphore, threading.Semaphore]:
+    """Let each step of a line wait for a permit; tells of each that is about to."""
+    entered, permits = threading.Semaphore(0), threading.Semaphore(0)
+    step = line.thread._encoder.step
+
+    def wait() -> Any:
+        entered.release()
+        assert permits.acquire(timeout=20)
+        return step()
+
+    monkeypatch.setattr(line.thread._encoder, "step", wait)
+    return entered, permits
 
 
 def draw_tiles(count: int, seed: int = 0) -> Tensor:
@@ -292,15 +308,7 @@ def test_tiles_that_stand_still_are_told_and_those_that_go_on_are_not(model, mon
     with closing(service._line) as line:
         now = 300.0
         assert service.load.stalled_s == 0  # there was no work
-        entered, permits = threading.Semaphore(0), threading.Semaphore(0)
-        step = line.thread._encoder.step
-
-        def wait() -> Any:
-            entered.release()
-            assert permits.acquire(timeout=20)
-            return step()
-
-        monkeypatch.setattr(line.thread._encoder, "step", wait)
+        entered, permits = hold_steps(line, monkeypatch)
         futures = [line.encode(TileGroup(draw_tiles(1, seed), (1,), OFF)) for seed in range(2)]
         assert entered.acquire(timeout=20)
         now = 350.0
@@ -320,15 +328,7 @@ def test_a_group_that_is_given_up_takes_no_memory_while_others_go_on(model, monk
     settings = VisionServerSettings(max_tiles_per_batch=1, num_helpers=1, feature_cache_mib=0)
     service = VisionService(model, settings)
     with closing(service._line) as line:
-        entered, permits = threading.Semaphore(0), threading.Semaphore(0)
-        step = line.thread._encoder.step
-
-        def wait() -> Any:
-            entered.release()
-            assert permits.acquire(timeout=20)
-            return step()
-
-        monkeypatch.setattr(line.thread._encoder, "step", wait)
+        entered, permits = hold_steps(line, monkeypatch)
         futures = [line.encode(TileGroup(draw_tiles(1, seed), (1,), OFF)) for seed in range(6)]
         assert entered.acquire(timeout=20)
         levels = draw_tiles(1, 9)

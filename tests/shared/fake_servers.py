@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from types import SimpleNamespace
@@ -204,3 +204,19 @@ async def decoupled(
             while not all(peer.state == "up" for pool in pools.pools for peer in pool.peers):
                 await asyncio.sleep(0.01)
         yield DecoupledEngine(pools, CONFIG), servers  # type: ignore[arg-type]
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run a test whose end is bounded."""
+
+    async def bounded() -> None:
+        async with asyncio.timeout(30):
+            await main
+
+    asyncio.run(bounded())
+
+
+async def until(is_so: Any) -> None:
+    """Wait until something is so; bounded by :func:`run`."""
+    while not is_so():
+        await asyncio.sleep(0.01)
