@@ -22,6 +22,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -56,6 +57,9 @@ SIDES = ("ours", "transformers_batch1", "transformers_batch8", "vllm")
 BATCHED = ("ours", "transformers_batch8", "vllm")
 PARTS = ("mixed", "rates", "shared", "rollouts", "words", "sizes")
 """What can be measured for itself."""
+SETTLE_S = 2.0
+"""Seconds before every load: vLLM's worker looks for work without rest for a second after its last,
+which the next side would pay for."""
 WARM_UP = 10_000
 """Seed of loads that are not counted."""
 VLLM_ENVIRONMENT = {
@@ -216,6 +220,7 @@ class Benchmark:
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
                 noted = is_streamed or (name.startswith("transformers") and load.num_samples == 1)
                 job = Job(replace(load, seed=self._seed), rate, noted)
+                time.sleep(SETTLE_S)
                 runs[name].append(self._workers[name].run(job))
         table = Table(
             "side",

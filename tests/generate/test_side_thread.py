@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 import torch
-from engine_requests import RULES, draw_request, reference
+from engine_requests import RULES, draw_request, make_request, reference
 from flash_models import FULL, TILE, make_flash_model
 
 from internvl35.data.token_writer import ImageSpan, Prompt
@@ -185,3 +185,21 @@ def test_answers_beside_an_encoding_thread_are_those_of_transformers(build_model
     assert [list(one.samples[0].token_ids) for one in found] == expected
     assert any(name.startswith("encode-tiles") for name, _ in seen)
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_where_few_answers_go_on_and_many_wait_they_wait_for_tiles_too(build_model):
+    network = build_model("qwen3")
+    requests = [make_request(Random(number), 5, (1,), seed=number) for number in range(10)]
+    endless = SamplingSettings(max_tokens=200, ignore_end=True)
+    engine = Engine(network, RULES, settings=EngineSettings(tiles_beside_answers=1))
+    with watched(network) as seen:
+        engine.submit(requests[0], endless)
+        engine.step()
+        for request in requests[1:]:
+            engine.submit(request, endless)
+        while len(seen) < len(requests):
+            engine.step()
+    # one answer and nine who wait, two and eight: four a one who writes are no longer outweighed
+    places = [name.partition("_")[0] for name, _ in seen]
+    assert places == [threading.current_thread().name] * 2 + ["encode-tiles"] * 8

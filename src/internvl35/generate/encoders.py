@@ -83,11 +83,15 @@ class VisionEncoder(Protocol):
         """Forget all visual tokens that were kept, as is needed when weights have changed."""
         ...
 
-    def step(self, max_tiles: int | None = None) -> list[tuple[str, EncodingResult]]:
+    def step(
+        self, max_tiles: int | None = None, *, may_wait: bool = False
+    ) -> list[tuple[str, EncodingResult]]:
         """Encode some tiles.
 
         Args:
             max_tiles: how many; None for a batch, 0 to hand out only what is ready.
+            may_wait: whether the caller has so little else to do that tiles are better encoded
+                before the step returns, by all threads, than beside it.
 
         Returns:
             Requests that are done now, with their keys; each is handed out once.

@@ -45,7 +45,6 @@ __all__ = [
     "EncodedRequest", "EncodingResult", "VisionEncoder", "VisionStage", "VisionStageSettings",
 ]  # fmt: skip
 
-
 NOT_FINITE = (
     "the network returns numbers that are not finite for a picture of this request; normalise "
     "pixels with the checkpoint's mean and standard deviation"
@@ -138,8 +137,8 @@ class VisionStage:
     Args:
         model: in eval mode.
         settings: how tiles are put together.
-        beside: encodes ordinary tiles of steps that name a number, while its caller goes on; None
-            to encode them before a step returns.
+        beside: encodes ordinary tiles of steps that name a number and may not wait, while their
+            caller goes on; None to encode them before a step returns.
     """
 
     def __init__(
@@ -238,22 +237,24 @@ class VisionStage:
         self._running.clear()  # of requests that were cancelled
 
     @torch.inference_mode()
-    def step(self, max_tiles: int | None = None) -> list[tuple[str, EncodingResult]]:
+    def step(
+        self, max_tiles: int | None = None, *, may_wait: bool = False
+    ) -> list[tuple[str, EncodingResult]]:
         """Encode some tiles, the requests in turn; see :meth:`VisionEncoder.step`.
 
         Args:
             max_tiles: how many; None for a batch, which nothing else is computed beside, 0 to hand
-                out only what is ready. A group that is
-                routed goes through the tower in parts of ``max_tiles_per_batch`` tiles, whatever
-                the step, so that nothing but the request decides what it gets; a step exceeds its
-                number by such a part rather than do nothing.
+                out only what is ready. A group that is routed goes through the tower in parts of
+                ``max_tiles_per_batch`` tiles, whatever the step, so that nothing but the request
+                decides what it gets; a step exceeds its number by such a part rather than do none.
+            may_wait: encode them before the step returns, on a CPU too.
 
         Returns:
             Requests that are done now, with their keys; each is handed out once.
         """
         most = self.settings.max_tiles_per_batch
         left = most if max_tiles is None else max_tiles
-        beside = None if max_tiles is None else self._beside
+        beside = None if max_tiles is None or may_wait else self._beside
         is_first = True
         while left > 0 and not (beside and beside.is_full):
             pieces, tiles = self._deal(min(left, most), may_exceed=is_first)

@@ -46,7 +46,9 @@ class NoVision:
     def forget_pictures(self) -> None:
         """Nothing is kept."""
 
-    def step(self, max_tiles: int | None = None) -> list[tuple[str, EncodingResult]]:
+    def step(
+        self, max_tiles: int | None = None, *, may_wait: bool = False
+    ) -> list[tuple[str, EncodingResult]]:
         """Hand out refusals; see ``VisionEncoder``."""
         results, self._results = self._results, {}
         return list(results.items())
