@@ -39,10 +39,12 @@ from internvl35.train.checkpoints import find_checkpoint
 from internvl35.train.flash_recipe import ROWS_FOLDER, STAGE_FOLDERS, FlashRecipe, run_stage
 
 WAYS: dict[str, dict[str, Any]] = {
-    "one tile, 50": {},
+    "one tile, 50": {"background": 0.0},
     "one tile, 30": {"percentile": 30.0},
     "one tile, 70": {"percentile": 70.0},
     "all tiles, 50": {"attribution": "all_tiles"},
+    "one tile, 50, others drawn": {"background": 0.68},
+    "one tile, 70, others drawn": {"background": 0.68, "percentile": 70.0},
     "one tile, 50, divergence": {"ratio_loss": "divergence"},
 }
 """Settings of the recipe that are compared, by the name of the row: attribution, percentile, and

@@ -16,8 +16,8 @@ from internvl35.errors import ConfigError
 from internvl35.train.vico_settings import VicoRunSettings, VicoSettings
 
 VICO_FLAG_NAMES = """
-stage reference_model compress_unit compress_probability attribution tiles_per_row ratio_loss
-ratio_floor percentile window_size window_warmup balance_classes
+stage reference_model compress_unit compress_probability attribution background tiles_per_row
+ratio_loss ratio_floor percentile window_size window_warmup balance_classes
 """
 """What ``vico`` has beside the flags of ``sft``; whoever adds one adds it here."""
 

@@ -49,17 +49,20 @@ def make_router(model, reference=None, known=(), **changes):
     return trainee.train()
 
 
-def expected_ratios(model, reference, attribution):
+def expected_ratios(model, reference, attribution, background=(False,) * 6):
     """Ratios of all tiles, computed one by one."""
-    ratios = []
+    ratios, others = [], list(background)
     for example in make_examples():
         count = example.num_tiles
-        whole = answer_losses(model, example, [False] * count, reference).mean()
+        own, others = others[:count], others[count:]
         for tile in range(count):
-            is_all = attribution == "all_tiles"
-            choices = [is_all or other == tile for other in range(count)]
-            loss = answer_losses(model, example, choices, reference).mean()
-            ratios.append(float((loss + FLOOR) / (whole + FLOOR)))
+            pair = []
+            for is_compressed in (True, False):
+                choices = [*own[:tile], is_compressed, *own[tile + 1 :]]
+                if attribution == "all_tiles":
+                    choices = [is_compressed] * count
+                pair.append(answer_losses(model, example, choices, reference).mean() + FLOOR)
+            ratios.append(float(pair[0] / pair[1]))
     return ratios
 
 
@@ -104,6 +107,33 @@ def test_ratios_are_those_of_losses_computed_one_by_one(
         expected = expected_ratios(model, reference, attribution)
     assert max(expected) - min(expected) > 1e-3
     assert trainee.window.keep()["ratios"] == pytest.approx(expected, rel=1e-3)
+
+
+@both_forms
+@pytest.mark.parametrize("drawn", [(True, False, True, False, False, True), (True,) * 6])
+def test_a_tile_is_judged_among_others_of_which_some_are_compressed(build_model, is_packed, drawn):
+    model = make_flash(build_model)
+    trainee = make_router(model, background=0.5 if False in drawn else 1.0)
+    if False in drawn:
+        trainee._background = lambda num_tiles: torch.tensor(drawn)
+    trainee(make_batch(make_examples(), is_packed=is_packed), 6.0)
+    trainee.window.advance(Workers())
+    with torch.no_grad():
+        expected = expected_ratios(model, None, "one_tile", drawn)
+        alone = expected_ratios(model, None, "one_tile")
+    assert max(abs(a - b) for a, b in zip(expected, alone, strict=True)) > 1e-3
+    assert trainee.window.keep()["ratios"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_backgrounds_are_drawn_anew_in_training_and_the_same_in_evaluations(build_model):
+    trainee = make_router(make_flash(build_model), background=0.25)
+    drawn = torch.stack([trainee._background(500) for _ in range(20)])
+    assert float(drawn.float().mean()) == pytest.approx(0.25, abs=0.02)
+    assert len({tuple(row.tolist()) for row in drawn}) == 20
+    trainee.eval()
+    state = torch.get_rng_state()
+    assert torch.equal(trainee._background(500), trainee._background(500))
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("balance_classes", [False, True])

@@ -106,6 +106,8 @@ def test_two_processes_train_together(make_run, flash_checkpoint, tmp_path, chan
         ({"window_warmup": 9, "window_size": 8}, "needed: 1 to window_size, which is 8"),
         ({"ratio_floor": 0.0}, "ratio_floor is 0.0; needed: above 0"),
         ({"tiles_per_row": 0}, "tiles_per_row is 0; needed: at least 1"),
+        ({"background": 1.5}, "background is 1.5; needed: 0 to 1"),
+        ({"background": 0.5, "attribution": "all_tiles"}, "pass --attribution one_tile"),
         ({"stage": "router", "ratio_loss": "divergence"}, "but reference_model is not given"),
         ({"stage": "router", "reference_model": "8B"}, "give both or neither"),
         ({"adapters": ["a"]}, "merge them first with internvl35 export"),

@@ -66,13 +66,15 @@ class FlashRecipe:
     """What a rate is drawn for in the first stage: image or tile."""
     attribution: str = "one_tile"
     """How the second stage finds a tile's loss ratio: one_tile or all_tiles."""
+    background: float = 0.0
+    """How often another tile is compressed while one is judged."""
     percentile: float = 50.0
     """Percentile of the ratios below which a tile is labelled compress."""
     ratio_loss: str = "cross_entropy"
     """The loss in the ratio: cross_entropy of the rows' answers, or divergence from model."""
     tiles_per_row: int = 4
     """Most tiles of a row that are judged in a step."""
-    compressed_share: float = 0.7
+    compressed_share: float = 0.68
     """Share of the tiles of enlarged validation drawings that the final threshold compresses; two
     of three leave half of the visual tokens."""
     num_judged: int = 30
@@ -144,6 +146,7 @@ class FlashRecipe:
         else:
             values |= {
                 "attribution": self.attribution,
+                "background": self.background,
                 "percentile": self.percentile,
                 "tiles_per_row": self.tiles_per_row,
                 "ratio_loss": self.ratio_loss,

@@ -173,16 +173,27 @@ class RouterTrainee(nn.Module):
         config = self.policy.model.config
         samples = samples_of_tiles(batch, config.image_token_id, config.tokens_per_tile)
         followed = self._followed(batch, patches)
-        whole = self._sample_losses(batch, patches, turns == -2, followed)  # none is compressed
-        ratios = whole.new_zeros(len(turns))
+        background = self._background(len(turns))
+        before = self._sample_losses(batch, patches, background, followed)
+        ratios = before.new_zeros(len(turns))
         for turn in range(int(turns.max()) + 1):
             has_turn = turns == turn
-            losses = self._sample_losses(batch, patches, has_turn, followed)
-            found = loss_ratios(losses, whole, self.settings.ratio_floor)
-            has_turn = has_turn.to(ratios.device)
-            ratios[has_turn] = found[samples[has_turn]]
+            after = self._sample_losses(batch, patches, background ^ has_turn, followed)
+            for was_compressed in (False, True):
+                losses, whole = (before, after) if was_compressed else (after, before)
+                found = loss_ratios(losses, whole, self.settings.ratio_floor)
+                tiles = (has_turn & (background == was_compressed)).to(ratios.device)
+                ratios[tiles] = found[samples[tiles]]
         judged = (turns >= 0).to(ratios.device)
         return ratios[judged], judged
+
+    def _background(self, num_tiles: int) -> Tensor:
+        """``(N,)`` bool, tiles that are compressed unless they have their turn, drawn on the CPU.
+
+        Evaluations draw the same for the same batch, and leave torch's own random numbers alone.
+        """
+        own = None if self.training else torch.Generator().manual_seed(num_tiles)
+        return torch.rand(num_tiles, generator=own) < self.settings.background
 
     def _followed(self, batch: TrainingBatch, patches: Tensor) -> HeadInputs | None:
         """What the reference says with all visual tokens; None without one."""

@@ -33,6 +33,10 @@ class VicoSettings:
     attribution: Literal["one_tile", "all_tiles"] = "one_tile"
     """How stage router finds a tile's loss ratio: by compressing that tile alone, or all tiles of
     the row, which then share one ratio."""
+    background: float = 0.0
+    """How often another tile of the row is compressed while one_tile judges one, 0 to 1; 0 compares
+    with all tiles whole. A tile that shows again what a thumbnail shows is worth nothing beside it,
+    and much where that is compressed."""
     tiles_per_row: int = 4
     """Most tiles of a row that one_tile judges in a step, drawn anew every time; each costs a
     forward pass of the language model."""
@@ -56,6 +60,7 @@ class VicoSettings:
         """Refuse values under which nothing could be learnt."""
         rules = {
             "compress_probability": (0 < self.compress_probability <= 1, "above 0, at most 1"),
+            "background": (0 <= self.background <= 1, "0 to 1"),
             "tiles_per_row": (self.tiles_per_row >= 1, "at least 1"),
             "ratio_floor": (self.ratio_floor > 0, "above 0"),
             "percentile": (0 < self.percentile < 100, "above 0 and below 100"),
@@ -68,6 +73,11 @@ class VicoSettings:
         for name, (is_right, needed) in rules.items():
             if not is_right:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; needed: {needed}")
+        if self.background and self.attribution != "one_tile":
+            raise ConfigError(
+                f"background is {self.background} but attribution is {self.attribution}, which "
+                "compresses all tiles anyway; leave it out or pass --attribution one_tile"
+            )
         if self.stage == "router":
             needs_reference = self.ratio_loss == "divergence"
             if needs_reference and self.reference_model is None:
