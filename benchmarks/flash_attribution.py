@@ -1,15 +1,16 @@
 """Which way of labelling tiles gives the best router: attribution, percentile, and loss of ratios.
 
-Trains a router for each way on the same rows, behind the same first stage, and asks about enlarged
-validation drawings with all routers compressing the same share of tiles; chance compresses as many
-for comparison. Writes ``results/flash_attribution.json``. Routers that are trained, or half
-trained, in the folder are gone on with.
+Trains a router for each way on the same rows, behind the same first stage, and lets all routers
+compress the same share of the tiles of enlarged validation drawings; chance compresses as many for
+comparison. What is answered then, and how likely the right answers are, is compared. Writes
+``results/flash_attribution.json``. Routers that are trained, or half trained, in the folder are
+gone on with.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from benchmarks.flash_answers import (
     tile_scores,
 )
 from benchmarks.flash_figures import margin, policy_figures, spread_thresholds
+from benchmarks.flash_losses import average_families, compare_losses
 from benchmarks.kept_answers import hash_weights
 from internvl35.chat import Chat
 from internvl35.commands.recipe import RECIPE_FILE, read_recipe
@@ -40,17 +42,18 @@ from internvl35.train.flash_recipe import ROWS_FOLDER, STAGE_FOLDERS, FlashRecip
 
 WAYS: dict[str, dict[str, Any]] = {
     "one tile, 50": {"background": 0.0},
-    "one tile, 30": {"percentile": 30.0},
-    "one tile, 70": {"percentile": 70.0},
-    "all tiles, 50": {"attribution": "all_tiles"},
-    "one tile, 50, others drawn": {"background": 0.68},
-    "one tile, 70, others drawn": {"background": 0.68, "percentile": 70.0},
-    "one tile, 50, divergence": {"ratio_loss": "divergence"},
+    "one tile, 30": {"background": 0.0, "percentile": 30.0},
+    "one tile, 70": {"background": 0.0, "percentile": 70.0},
+    "all tiles, 50": {"background": 0.0, "attribution": "all_tiles"},
+    "one tile, 50, divergence": {"background": 0.0, "ratio_loss": "divergence"},
+    "one tile, 50, others drawn": {},
+    "one tile, 70, others drawn": {"percentile": 70.0},
 }
-"""Settings of the recipe that are compared, by the name of the row: attribution, percentile, and
-the loss in the ratio where it is not that of the answers."""
+"""Settings of the recipe that are compared, by the name of the row: attribution, percentile,
+whether others are compressed beside the tile that is judged, and the loss in the ratio where it is
+not that of the answers."""
 
-BASE, RANDOM, DEFAULT = "base", "random", "one tile, 50"
+BASE, RANDOM, DEFAULT = "base", "random", "one tile, 50, others drawn"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -76,7 +79,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         way: train_router(way, recipe, first_stage, given.run, given.output_dir)
         for way in given.ways
     }
-    families = ask_all(recipe.model, routers, asking, given.share)
+    chats = {way: load_alike(str(checkpoint)) for way, checkpoint in routers.items()}
+    thresholds = {way: find_threshold(chat, asking, given.share) for way, chat in chats.items()}
+    base = load_alike(recipe.model)
+    losses = compare_losses(base, chats, thresholds, asking, given.share)
+    families = ask_all(base, chats, thresholds, asking, given.share)
     figures = {
         "base_weights": hash_weights(recipe.model),
         "first_stage_weights": hash_weights(str(first_stage)),
@@ -84,8 +91,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "pictures": given.pictures,
         "compressed_share": given.share,
         "ways": describe(families, given.ways),
+        "losses": average_families(losses),
+        "losses_of_families": losses,
     }
-    show(figures["ways"])
+    show(figures)
     if not given.no_write:
         Console().print(record.write_result("flash_attribution", figures))
 
@@ -119,26 +128,28 @@ def train_router(way: str, recipe: FlashRecipe, start: Path, run: Path, folder: 
 
 
 def ask_all(
-    base: str, routers: dict[str, Path], asking: Asking, share: float
+    base: Chat,
+    chats: Mapping[str, Chat],
+    thresholds: Mapping[str, float],
+    asking: Asking,
+    share: float,
 ) -> dict[str, Answers]:
-    """Ask the base, and every router with the threshold at which it compresses the given share.
+    """Ask the base, every router, and one that judges by chance.
 
     Args:
         base: checkpoint without compression.
-        routers: checkpoint of every way.
+        chats: Flash checkpoint of every way.
+        thresholds: score of each from which on a tile is compressed.
         asking: pictures.
-        share: of the tiles, 0 to 1.
+        share: of the tiles that chance compresses, 0 to 1.
 
     Returns:
         Answers of each family by way, base and chance among them.
     """
-    chats = {way: load_alike(str(checkpoint)) for way, checkpoint in routers.items()}
-    thresholds = {way: find_threshold(chat, asking, share) for way, chat in chats.items()}
-    whole = load_alike(base)
     families: dict[str, Answers] = {}
     for family in asking.families:
         inquiry = Inquiry(asking, asking.drawings(family))
-        found = {BASE: inquiry.ask(whole, FlashSettings("off"))}
+        found = {BASE: inquiry.ask(base, FlashSettings("off"))}
         for way, chat in chats.items():
             settings = FlashSettings("absolute", absolute_threshold=thresholds[way])
             found[way] = inquiry.ask(chat, settings)
@@ -176,14 +187,18 @@ def describe(families: dict[str, Answers], ways: Sequence[str]) -> dict[str, Any
     return found
 
 
-def show(ways: dict[str, Any]) -> None:
+def show(figures: Mapping[str, Any]) -> None:
     """Print a line a way."""
-    table = Table("", "of the base's right answers", "more than chance", "visual tokens")
-    for way, found in ways.items():
+    table = Table(
+        "", "of the base's right answers", "more than chance", "visual tokens", "nats a token"
+    )
+    for way, found in figures["ways"].items():
         table.add_row(
             way, _interval(found["retention"]), _interval(found.get("margin_over_random")),
-            f"{found['visual_token_share']['value']:.1%}",
+            f"{found['visual_token_share']['value']:.1%}", f"{figures['losses'][way]:.4f}",
         )  # fmt: skip
+    for way in ("off", "all"):
+        table.add_row(way, "", "", "", f"{figures['losses'][way]:.4f}")
     Console().print(table)
 
 

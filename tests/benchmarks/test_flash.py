@@ -301,11 +301,12 @@ def test_ways_are_compared_with_chance_and_with_the_default():
     families = {
         "a": {
             "base": answers([1, 1, 1, 1]), "random": answers([0, 0, 1, 1]),
-            "one tile, 50": answers([1, 1, 1, 0]), "all tiles, 50": answers([1, 1, 1, 1]),
+            "one tile, 50, others drawn": answers([1, 1, 1, 0]),
+            "all tiles, 50": answers([1, 1, 1, 1]),
         }
     }  # fmt: skip
-    found = flash_attribution.describe(families, ["one tile, 50", "all tiles, 50"])
-    assert found["one tile, 50"]["margin_over_random"]["value"] == 0.25
+    found = flash_attribution.describe(families, ["one tile, 50, others drawn", "all tiles, 50"])
+    assert found["one tile, 50, others drawn"]["margin_over_random"]["value"] == 0.25
     assert found["all tiles, 50"]["margin_over_default"]["value"] == 0.25
-    assert "margin_over_default" not in found["one tile, 50"]
+    assert "margin_over_default" not in found["one tile, 50, others drawn"]
     assert "margin_over_random" not in found["random"]

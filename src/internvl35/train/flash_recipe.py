@@ -66,8 +66,9 @@ class FlashRecipe:
     """What a rate is drawn for in the first stage: image or tile."""
     attribution: str = "one_tile"
     """How the second stage finds a tile's loss ratio: one_tile or all_tiles."""
-    background: float = 0.0
-    """How often another tile is compressed while one is judged."""
+    background: float = 0.68
+    """How often another tile is compressed while one is judged; best what ``compressed_share`` is.
+    """
     percentile: float = 50.0
     """Percentile of the ratios below which a tile is labelled compress."""
     ratio_loss: str = "cross_entropy"
