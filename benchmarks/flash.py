@@ -50,7 +50,7 @@ from internvl35.generate.routing import resolve_settings
 BASE, OFF, RELEASED, ALL, RANDOM = "base", "off", "released", "all", "random"
 """Rows of the tables beside those of thresholds."""
 
-RATES = (0.25, 0.5, 0.6, 0.8, 0.9)
+RATES = (0.5, 0.6, 0.8)
 """Shares of the tiles of validation drawings that the other thresholds compress."""
 
 NUM_JUDGED = 30
