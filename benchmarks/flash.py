@@ -21,6 +21,11 @@ from rich.table import Table
 
 from benchmarks import record
 from benchmarks.flash_answers import (
+    ALL,
+    BASE,
+    OFF,
+    RANDOM,
+    RELEASED,
     SINGLE_PICTURE,
     Answers,
     Asking,
@@ -38,8 +43,14 @@ from benchmarks.flash_figures import (
     policy_figures,
     spread_thresholds,
 )
-from benchmarks.flash_prefill import PrefillSettings, measure_prefill, show, without_times
-from benchmarks.kept_answers import hash_weights
+from benchmarks.flash_prefill import (
+    FEWEST,
+    PrefillSettings,
+    measure_prefill,
+    show,
+    without_times,
+)
+from benchmarks.kept_answers import KeptAnswers, hash_weights
 from internvl35.chat import Chat
 from internvl35.commands.terminal import silence_libraries
 from internvl35.config import TINY
@@ -47,10 +58,7 @@ from internvl35.errors import ConfigError
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.routing import resolve_settings
 
-BASE, OFF, RELEASED, ALL, RANDOM = "base", "off", "released", "all", "random"
-"""Rows of the tables beside those of thresholds."""
-
-RATES = (0.5, 0.6, 0.8)
+RATES = (0.5, 0.8)
 """Shares of the tiles of validation drawings that the other thresholds compress."""
 
 NUM_JUDGED = 30
@@ -88,7 +96,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     silence_libraries()
     measurement = read_measurement(arguments)
-    figures = measure(measurement, load_alike(measurement.model), load_alike(measurement.base))
+    flash, base = load_alike(measurement.model), load_alike(measurement.base)
+    check_models(measurement, flash, base)
+    kept = kept_answers(measurement)
+    figures = measure(measurement, flash, base, kept)
     console = Console()
     console.print(policy_table(figures), family_table(figures))
     if not arguments.no_prefill:
@@ -100,6 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(f"{'reached' if is_reached else 'missed'}: {text}")
     if not arguments.no_write:
         console.print(record.write_result("flash", figures))
+    kept.remove()
     return int(arguments.check and not all(is_reached for _, is_reached in verdicts))
 
 
@@ -125,13 +137,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--threshold", type=float, help="in place of the checkpoint's own, 0 to 1")
     parser.add_argument("--random-draws", type=int, default=3, help="routers that judge by chance")
-    parser.add_argument("--prefill-repeats", type=int, default=3, help="measurements of prefill")
+    parser.add_argument(
+        "--prefill-repeats", type=int, default=FEWEST, help="measurements of prefill"
+    )
     parser.add_argument("--no-prefill", action="store_true", help="leave prefill out")
     parser.add_argument("--no-write", action="store_true", help="print figures only")
     parser.add_argument("--check", action="store_true", help="fail if an aim is not reached")
     given = parser.parse_args(argv)
-    if min(given.pictures, given.random_draws, given.prefill_repeats) < 1:
-        parser.error("numbers of pictures, draws and repeats must be at least 1")
+    if min(given.pictures, given.random_draws) < 1 or given.prefill_repeats < FEWEST:
+        parser.error(f"needed: at least 1 picture, 1 draw and {FEWEST} repeats")
     return given
 
 
@@ -145,29 +159,35 @@ def read_measurement(given: argparse.Namespace) -> Measurement:
     return Measurement(given.model, given.base, asking, given.threshold, given.random_draws)
 
 
-def measure(measurement: Measurement, flash: Chat, base: Chat) -> dict[str, Any]:
-    """Ask everything and turn the answers into figures.
+def kept_answers(measurement: Measurement) -> KeptAnswers[Answers]:
+    """Open what an earlier run of the same measurement has left, if it left anything.
+
+    Args:
+        measurement: what is asked.
+    """
+    models = [measurement.model, measurement.base]
+    return keep_answers(record.RESULTS, models, [asdict(measurement), RATES])
+
+
+def measure(
+    measurement: Measurement, flash: Chat, base: Chat, kept: KeptAnswers[Answers]
+) -> dict[str, Any]:
+    """Ask everything that was not asked before and turn the answers into figures.
 
     Args:
         measurement: what is asked.
         flash: the Flash checkpoint.
         base: what it was made from.
+        kept: answers of families that are done.
 
     Returns:
         What ``results/flash.json`` holds, prefill apart.
-
-    Raises:
-        ConfigError: if the checkpoint has no router, or the two do not cut pictures alike.
     """
-    check_models(measurement, flash, base)
     own = resolve_settings(
         FlashSettings("absolute", absolute_threshold=measurement.threshold), flash.model.config
     ).absolute_threshold
     assert own is not None
     asking = measurement.asking
-    kept = keep_answers(
-        record.RESULTS, [measurement.model, measurement.base], [asdict(measurement), RATES]
-    )
     judged = of_split(asking, "validation", NUM_JUDGED)
     scores = [score for name in asking.families for score in tile_scores(flash, judged, name)]
     thresholds = sorted({own, *spread_thresholds(scores, RATES)}, reverse=True)
@@ -190,9 +210,7 @@ def measure(measurement: Measurement, flash: Chat, base: Chat) -> dict[str, Any]
                 | ask_flash(flash, inquiry, thresholds, own, measurement.num_random),
             )
     answers = {family: kept.done[family] for family in asking.families}
-    figures = describe(measurement, flash, answers, thresholds, own)
-    kept.remove()
-    return figures
+    return describe(measurement, flash, answers, thresholds, own)
 
 
 def check_models(measurement: Measurement, flash: Chat, base: Chat) -> None:
@@ -300,6 +318,7 @@ def describe(
         "enlarged": measurement.asking.factor,
         "tiles_a_picture": round(sum(one.num_tiles for one in some) / len(some), 2),
         "visual_tokens_a_tile": [config.tokens_per_tile, config.compressed_tokens_per_tile],
+        "policy": "absolute",
         "threshold": own,
         "retention": policies[row]["retention"],
         "visual_token_share": policies[row]["visual_token_share"],

@@ -76,6 +76,9 @@ class Answer:
     """Visual tokens that were left."""
 
 
+BASE, OFF, RELEASED, ALL, RANDOM = "base", "off", "released", "all", "random"
+"""Ways of compressing, and rows of tables, beside those of thresholds and of routers."""
+
 Answers = dict[str, list[Answer]]
 """Answers about the same pictures, in their order, by what was done to them."""
 

@@ -20,6 +20,10 @@ from rich.table import Table
 
 from benchmarks import record
 from benchmarks.flash_answers import (
+    ALL,
+    BASE,
+    OFF,
+    RANDOM,
     SINGLE_PICTURE,
     Answers,
     Asking,
@@ -30,7 +34,7 @@ from benchmarks.flash_answers import (
     tile_scores,
 )
 from benchmarks.flash_figures import margin, policy_figures, spread_thresholds
-from benchmarks.flash_losses import average_families, compare_losses
+from benchmarks.flash_losses import FamilyLosses, compare_losses, loss_figures
 from benchmarks.kept_answers import hash_weights
 from internvl35.chat import Chat
 from internvl35.commands.recipe import RECIPE_FILE, read_recipe
@@ -53,7 +57,7 @@ WAYS: dict[str, dict[str, Any]] = {
 whether others are compressed beside the tile that is judged, and the loss in the ratio where it is
 not that of the answers."""
 
-BASE, RANDOM, DEFAULT = "base", "random", "one tile, 50, others drawn"
+DEFAULT = "one tile, 50, others drawn"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -91,8 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "pictures": given.pictures,
         "compressed_share": given.share,
         "ways": describe(families, given.ways),
-        "losses": average_families(losses),
-        "losses_of_families": losses,
+        **describe_losses(losses, DEFAULT if DEFAULT in given.ways else given.ways[0]),
     }
     show(figures)
     if not given.no_write:
@@ -187,18 +190,43 @@ def describe(families: dict[str, Answers], ways: Sequence[str]) -> dict[str, Any
     return found
 
 
+def describe_losses(families: Mapping[str, FamilyLosses], default: str) -> dict[str, Any]:
+    """Say how hard right answers are under every way.
+
+    Args:
+        families: losses of each.
+        default: way that the others are compared with.
+    """
+    ways = next(iter(families.values())).sums
+    return {
+        "losses": {way: loss_figures(families, way, default) for way in ways},
+        "losses_of_families": {
+            family: {way: round(found.mean(way), 4) for way in ways}
+            for family, found in families.items()
+        },
+    }
+
+
 def show(figures: Mapping[str, Any]) -> None:
     """Print a line a way."""
     table = Table(
-        "", "of the base's right answers", "more than chance", "visual tokens", "nats a token"
-    )
+        "", "of the base's right answers", "more than chance", "visual tokens", "nats a token",
+        "more than default",
+    )  # fmt: skip
+    losses = {
+        way: (
+            f"{found['nats_a_token']:.4f}",
+            "{value:.4f} ({low:.4f} to {high:.4f})".format_map(found["more_than_default"]),
+        )
+        for way, found in figures["losses"].items()
+    }
     for way, found in figures["ways"].items():
         table.add_row(
             way, _interval(found["retention"]), _interval(found.get("margin_over_random")),
-            f"{found['visual_token_share']['value']:.1%}", f"{figures['losses'][way]:.4f}",
+            f"{found['visual_token_share']['value']:.1%}", *losses[way],
         )  # fmt: skip
-    for way in ("off", "all"):
-        table.add_row(way, "", "", "", f"{figures['losses'][way]:.4f}")
+    for way in (OFF, ALL):
+        table.add_row(way, "", "", "", *losses[way])
     Console().print(table)
 
 

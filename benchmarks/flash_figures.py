@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from benchmarks.flash_answers import Answer, Answers
 from internvl35.errors import ConfigError
 from internvl35.scoring import wilson_interval
+from internvl35.train.flash_recipe import share_threshold
 
 NUM_DRAWS = 2000
 """Times that all pictures are drawn anew."""
@@ -189,8 +190,7 @@ def spread_thresholds(scores: Sequence[float], rates: Sequence[float]) -> list[f
     Returns:
         A threshold for each rate, from 0 to 1; equal ones fall together.
     """
-    found = np.quantile(np.array(scores), [1 - rate for rate in rates])
-    return list(dict.fromkeys(_round(threshold) for threshold in found.clip(0, 1)))
+    return list(dict.fromkeys(share_threshold(scores, rate) for rate in rates))
 
 
 def _round(value: float) -> float:

@@ -8,13 +8,15 @@ by itself is left to :mod:`benchmarks.flash_answers`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from statistics import fmean
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.flash_answers import Asking, RandomRouter
+from benchmarks.flash_answers import ALL, BASE, OFF, RANDOM, Asking, RandomRouter
+from benchmarks.flash_figures import Values, bootstrap
 from internvl35.chat import Chat
 from internvl35.data.batches import IGNORED, Example, TrainingBatch, collate
 from internvl35.data.compression import compress_batch
@@ -30,13 +32,27 @@ Choose = Callable[[Tensor], Tensor]
 """From patches ``(N, G, G, C)`` of tiles to those that are compressed, ``(N,)`` bool."""
 
 
+@dataclass(frozen=True)
+class FamilyLosses:
+    """Losses of the right answers about a family's pictures."""
+
+    sums: dict[str, Values]
+    """Nats of all answers about a picture, a number a picture, by way."""
+    tokens: Values
+    """Tokens of these answers, a number a picture."""
+
+    def mean(self, way: str) -> float:
+        """Nats a token."""
+        return float(self.sums[way].sum() / self.tokens.sum())
+
+
 def compare_losses(
     base: Chat,
     routers: Mapping[str, Chat],
     thresholds: Mapping[str, float],
     asking: Asking,
     share: float,
-) -> dict[str, dict[str, float]]:
+) -> dict[str, FamilyLosses]:
     """Compute losses of the base and of a Flash checkpoint under several ways of choosing tiles.
 
     Args:
@@ -47,36 +63,53 @@ def compare_losses(
         share: of the tiles that chance compresses.
 
     Returns:
-        By family the loss in nats a token of ``base``; of the Flash checkpoint with no tile
-        compressed (``off``), ``all``, and a share by chance (``random``); and of each router.
+        By family the losses of ``base``; of the Flash checkpoint with no tile compressed (``off``),
+        ``all``, and a share by chance (``random``); and of each router.
     """
     first = next(iter(routers.values()))
     found = {}
     for family in asking.families:
         ways: dict[str, Choose] = {
-            "off": _none,
-            "all": lambda patches: ~_none(patches),
-            "random": _judged_by(RandomRouter(family).scores, 1 - share),
+            OFF: _none,
+            ALL: lambda patches: ~_none(patches),
+            RANDOM: _judged_by(RandomRouter(family).scores, 1 - share),
         }
         for name, chat in routers.items():
             ways[name] = _judged_by(chat.model.score_tiles, thresholds[name])
         examples = encode_drawings(first, asking, family)
-        whole = mean_losses(base.model, examples, {"base": _none})
-        found[family] = whole | mean_losses(first.model, examples, ways)
+        whole = picture_losses(base.model, examples, {BASE: _none})
+        own = picture_losses(first.model, examples, ways)
+        found[family] = FamilyLosses(whole.sums | own.sums, own.tokens)
     return found
 
 
-def average_families(losses: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Average over families.
+def loss_figures(
+    families: Mapping[str, FamilyLosses], way: str, default: str
+) -> dict[str, float | dict[str, float]]:
+    """Say what a way costs, all families counting alike.
 
     Args:
-        losses: of :func:`compare_losses`.
+        families: of :func:`compare_losses`.
+        way: name of it.
+        default: name of another one that it is compared with on the same pictures.
 
     Returns:
-        Loss by way.
+        ``nats_a_token``, and ``more_than_default`` with its 95 % interval.
     """
-    ways = next(iter(losses.values()))
-    return {way: fmean(found[way] for found in losses.values()) for way in ways}
+    found = list(families.values())
+    stops = np.cumsum([len(one.tokens) for one in found])[:-1]
+
+    def difference(counts: Values) -> Values:
+        means: list[Values] = []
+        for one, drawn in zip(found, np.split(counts, stops, axis=1), strict=True):
+            gain = one.sums[way] - one.sums[default]
+            means.append((drawn @ gain) / (drawn @ one.tokens))
+        return np.asarray(np.mean(means, axis=0))
+
+    return {
+        "nats_a_token": round(float(np.mean([one.mean(way) for one in found])), 4),
+        "more_than_default": bootstrap([len(one.tokens) for one in found], difference),
+    }
 
 
 def encode_drawings(chat: Chat, asking: Asking, family: str) -> list[Example]:
@@ -97,10 +130,10 @@ def encode_drawings(chat: Chat, asking: Asking, family: str) -> list[Example]:
 
 
 @torch.inference_mode()
-def mean_losses(
+def picture_losses(
     model: VisionLanguageModel, examples: Sequence[Example], ways: Mapping[str, Choose]
-) -> dict[str, float]:
-    """Compute the mean cross-entropy of answers' tokens.
+) -> FamilyLosses:
+    """Compute the cross-entropy of answers' tokens.
 
     Args:
         model: in eval mode.
@@ -108,24 +141,24 @@ def mean_losses(
         ways: which tiles are compressed, by name; of a model without router none may be.
 
     Returns:
-        Nats a token, by way.
+        Losses of every example.
     """
-    sums, count = dict.fromkeys(ways, 0.0), 0
+    sums: dict[str, list[float]] = {way: [] for way in ways}
+    tokens: list[float] = []
     for start in range(0, len(examples), BATCH):
         batch = collate(examples[start : start + BATCH], 0).to(model.device)
         assert batch.pixel_values is not None
         patches = model.encode_patches(batch.pixel_values)
         for way, choose in ways.items():
-            losses = _losses(model, batch, patches, choose(patches))
-            sums[way] += float(losses.sum())
-        count += len(losses)
-    return {way: total / count for way, total in sums.items()}
+            sums[way] += _losses(model, batch, patches, choose(patches)).sum(dim=1).tolist()
+        tokens += (batch.labels[:, 1:] != IGNORED).sum(dim=1).tolist()
+    return FamilyLosses({way: np.array(found) for way, found in sums.items()}, np.array(tokens))
 
 
 def _losses(
     model: VisionLanguageModel, batch: TrainingBatch, patches: Tensor, is_compressed: Tensor
 ) -> Tensor:
-    """Losses of the answers' tokens ``(P,)`` of a padded batch."""
+    """Losses ``(B, T - 1)`` of the answers' tokens of a padded batch, zero at other places."""
     config = model.config
     if is_compressed.any():
         batch = compress_batch(
@@ -138,9 +171,8 @@ def _losses(
         image_features=model.project_tiles(patches, is_compressed),
     ).logits
     targets = batch.labels[:, 1:]
-    is_target = targets != IGNORED
     return functional.cross_entropy(
-        logits[:, :-1][is_target].float(), targets[is_target], reduction="none"
+        logits[:, :-1].float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
     )
 
 

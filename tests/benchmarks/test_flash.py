@@ -199,14 +199,30 @@ def test_the_whole_measurement_goes_on_behind_a_family_that_was_finished(
 ):
     arguments = [
         "--model", str(flash_folder), "--base", str(base_folder), "--families", "counting",
-        "shapes", "--pictures", "2", "--random-draws", "1", "--no-prefill",
+        "shapes", "--pictures", "2", "--random-draws", "1",
     ]  # fmt: skip
     monkeypatch.setattr(flash, "NUM_JUDGED", 2)
     read = flash.read_measurement
     monkeypatch.setattr(flash_answers, "judge", judge_by_tiles)
     monkeypatch.setattr(flash, "read_measurement", lambda given: shorten(read(given)))
-    asked = []
+    asked, rates = [], []
     original = flash.ask_base
+    prefill = {"prefill": {"speedup": 2.0, "interval": [1.5, 2.5]}, "device": "cpu"}
+    prefills = iter([KeyboardInterrupt(), prefill])
+
+    def measure_prefill(_):
+        found = next(prefills)
+        if isinstance(found, KeyboardInterrupt):
+            raise found
+        return found
+
+    def settings_of_chance(rate):
+        rates.append(rate)
+        return random_settings(rate)
+
+    monkeypatch.setattr(flash, "measure_prefill", measure_prefill)
+    monkeypatch.setattr(flash, "show", lambda _: None)
+    monkeypatch.setattr(flash, "random_settings", settings_of_chance)
 
     def dying(base, inquiry):
         asked.append(inquiry.drawings[0].family)
@@ -218,6 +234,8 @@ def test_the_whole_measurement_goes_on_behind_a_family_that_was_finished(
     with pytest.raises(KeyboardInterrupt):
         flash.main(arguments)
     assert len(list(results.glob("flash-*.partial.json"))) == 1
+    with pytest.raises(KeyboardInterrupt):  # while prefill is measured, all answers being there
+        flash.main(arguments)
     assert flash.main(arguments) == 0
     assert asked == ["counting", "shapes", "shapes"]
     assert list(results.glob("*.partial*")) == []
@@ -231,10 +249,18 @@ def test_the_whole_measurement_goes_on_behind_a_family_that_was_finished(
     rows = [name for name in found["policies"] if name.startswith("absolute")]
     shares = [found["policies"][row]["compressed_share"] for row in rows]
     assert shares == sorted(shares)
-    own, chance = (found["policies"][row]["compressed_share"] for row in ("absolute 0.2", "random"))
-    assert own == pytest.approx(chance, abs=0.5)
     assert set(found["families"]) == {"counting", "shapes"}
-    assert "reached: visual_token_share" in capsys.readouterr().out.replace("missed", "reached")
+    tokens = [found["families"][name]["absolute 0.2"]["visual_tokens"] for name in FEW.families]
+    whole = [found["families"][name]["base"]["visual_tokens"] for name in FEW.families]
+    compressed = [
+        (all_ - own) / all_ / (1 - SHORT / FULL) for own, all_ in zip(tokens, whole, strict=True)
+    ]
+    assert rates == pytest.approx(compressed, abs=1e-3)
+    assert found["prefill_speedup"] == {"value": 2.0, "low": 1.5, "high": 2.5}
+    printed = capsys.readouterr().out
+    is_short = found["visual_token_share"]["value"] <= 0.5
+    assert ("reached: visual_token_share" in printed) == is_short
+    assert ("missed: visual_token_share" in printed) != is_short
 
 
 def test_answers_of_another_measurement_are_not_taken(tmp_path, flash_folder):
