@@ -7,10 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from internvl35 import load
 from internvl35.data.drawn_rows import DrawnRows
 from internvl35.errors import ConfigError
+from internvl35.generate.flash import FlashSettings
+from internvl35.generate.routing import choose_compressed
 from internvl35.train import flash_recipe, reports
 from internvl35.train.flash_recipe import (
     FlashRecipe,
@@ -47,7 +50,18 @@ def test_the_checkpoint_compresses_the_share_of_tiles_that_is_asked_for(finished
     scores = judge_drawings(chat.model, recipe)
     assert len(scores) == 2 * 2 * 5
     compressed = np.array(scores) >= chat.model.config.flash_absolute_threshold
-    assert compressed.mean() == pytest.approx(recipe.compressed_share, abs=0.11)
+    assert compressed.mean() == pytest.approx(0.72, abs=0.11)
+
+
+def test_asked_as_released_it_compresses_what_reaches_the_threshold_but_the_lowest(finished):
+    recipe, _, checkpoint = finished
+    model = load(checkpoint, dtype="bfloat16").model
+    scores = torch.tensor(judge_drawings(model, recipe))
+    wanted = (scores >= model.config.flash_absolute_threshold) & (scores > scores.min())
+    found = choose_compressed(scores, FlashSettings("released"), model.config)
+    assert torch.equal(found, wanted)
+    everything = choose_compressed(scores, FlashSettings("released", None, 0.0), model.config)
+    assert torch.equal(everything, scores > scores.min())
 
 
 def test_the_second_stage_begins_where_the_first_ended_and_trains_the_router_alone(finished):
@@ -76,6 +90,10 @@ def test_what_is_finished_is_not_done_again(finished, monkeypatch):
     scores = np.array(judge_drawings(model, recipe))
     assert (scores >= model.config.flash_absolute_threshold).mean() == pytest.approx(0.2, abs=0.11)
     make_flash(folder, recipe)
+    with pytest.raises(
+        ConfigError, match=r"percentile is 30\.0 but the run of .* began with 50\.0"
+    ):
+        make_flash(folder, replace(recipe, percentile=30.0))
 
 
 def test_a_stage_that_was_stopped_goes_on_and_one_without_a_checkpoint_begins_anew(
@@ -120,12 +138,21 @@ def test_a_share_of_the_scores_reaches_the_threshold():
     assert (scores >= share_threshold(scores.tolist(), 0.7)).mean() == pytest.approx(0.7, abs=3e-3)
 
 
+def test_tiles_that_have_the_very_score_of_the_threshold_reach_it():
+    scores = torch.tensor([0.25, 0.53515625, 0.53515625, 0.75], dtype=torch.bfloat16)
+    threshold = share_threshold(scores.tolist(), 0.6)
+    assert (scores.float() >= threshold).tolist() == [False, True, True, True]
+
+
 def test_rows_are_drawn_as_the_recipe_says():
     recipe = replace(SMALL, seed=5)
     assert recipe.rows == DrawnRows(6, ("counting", "shapes"), (2.0,), seed=5)
 
 
-@pytest.mark.parametrize("change", [{"router_steps": 0}, {"compressed_share": 1.0}])
+@pytest.mark.parametrize(
+    "change",
+    [{"router_steps": 0}, {"compressed_share": 1.0}, {"percentile": 150.0}, {"seed": -1}],
+)
 def test_what_cannot_be_trained_is_refused(change):
     with pytest.raises(ConfigError, match="needed: "):
         FlashRecipe(**change)

@@ -53,6 +53,33 @@ def test_a_run_that_is_resumed_equals_one_that_is_not(
             torch.testing.assert_close(value, other[name], rtol=0, atol=0)
 
 
+def test_a_router_compresses_nothing_until_it_was_trained(make_run, flash_checkpoint, tmp_path):
+    assert load(flash_checkpoint).model.config.flash_absolute_threshold == 1.0
+    changes = {"model": flash_checkpoint, "stage": "router", "max_steps": 1}
+    trained = finetune(make_run(tmp_path, **changes)).last_checkpoint
+    assert load(trained).model.config.flash_absolute_threshold == 0.5
+
+
+def test_a_router_that_learnt_nothing_is_told_of(make_run, flash_checkpoint, tmp_path, capsys):
+    changes = {"model": flash_checkpoint, "stage": "router", "max_steps": 1}
+    finetune(make_run(tmp_path / "few", window_warmup=500, window_size=500, **changes))
+    assert "the router has learnt nothing: labels need 500 tiles" in capsys.readouterr().err
+    finetune(make_run(tmp_path / "enough", window_warmup=1, **changes))
+    assert "learnt nothing" not in capsys.readouterr().err
+
+
+def test_two_processes_label_by_the_ratios_of_both(make_run, flash_checkpoint, tmp_path):
+    changes = {"model": flash_checkpoint, "stage": "router", "tiles_per_row": 99, "max_steps": 3}
+    changes |= {"split_dataset_ratio": 0.2, "window_warmup": 1}
+    one, two = tmp_path / "one", tmp_path / "two"
+    finetune(make_run(one, **changes, gradient_accumulation_steps=4))
+    run = RunProcesses(make_run(two, **changes), 2, tmp_path)
+    assert run.wait() == [0, 0], run.read_screens()
+    for name in ("tau", "compress_share"):
+        assert read_curve(two, name) == pytest.approx(read_curve(one, name), rel=1e-6)
+        assert len(read_curve(two, name)) >= 2
+
+
 def test_a_run_is_not_gone_on_with_under_other_settings_of_vico(make_run, tmp_path):
     finetune(make_run(tmp_path, max_steps=2))
     again = {"max_steps": 4, "resume_from_checkpoint": str(tmp_path)}

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from internvl35.config import PRESETS, TINY
+from internvl35.config import EMBEDDED, PRESETS
 from internvl35.data.dataset_names import parse_dataset_name
 from internvl35.data.hub_tables import KNOWN_DATASETS
 from internvl35.errors import InternVLError
@@ -86,11 +86,12 @@ def base_name(args: Mapping[str, Any]) -> str | None:
         args: content of ``args.json``.
 
     Returns:
-        ``owner/name`` on the hub, or ``tiny``; None for a folder of this machine.
+        ``owner/name`` on the hub, or the name of an embedded one; None for a folder of this
+        machine.
     """
     model = str(args.get("model") or "")
-    if model == TINY:
-        return TINY
+    if model in EMBEDDED:
+        return model
     if not model or Path(model).expanduser().exists():
         return None
     name = released_name(model) or model
@@ -105,9 +106,9 @@ def _front_matter(folder: Path, args: Mapping[str, Any]) -> str:
     base = base_name(args)
     is_adapter = _is_adapter(folder)
     lines: list[str] = []
-    if base == TINY or (base or "") in {preset.hub_id for preset in PRESETS.values()}:
+    if base in EMBEDDED or (base or "") in {preset.hub_id for preset in PRESETS.values()}:
         lines.append(f"license: {_RELEASE_LICENSE}")
-    if base not in (None, TINY):
+    if base not in (None, *EMBEDDED):
         lines.append(f"base_model: {json.dumps(base)}")
         lines.append(f"base_model_relation: {'adapter' if is_adapter else 'finetune'}")
     lines.append(f"library_name: {'peft' if is_adapter else 'transformers'}")
@@ -143,8 +144,8 @@ def _texts(value: object) -> list[str]:
 
 def _title(folder: Path, args: Mapping[str, Any]) -> str:
     base = base_name(args) or "a checkpoint of InternVL3.5"
-    if base == TINY:
-        base = "the embedded checkpoint of internvl35"
+    if base in EMBEDDED:
+        base = f"{base}, an embedded checkpoint of internvl35"
     return f"Adapters for {base}" if _is_adapter(folder) else f"Trained from {base}"
 
 

@@ -347,6 +347,8 @@ class _Run:
 
     def _finish(self, num_steps: int) -> FinetuneResult:
         assert self.last_checkpoint is not None
+        if untaught := self.objective.untaught():
+            self.tell(untaught)
         if self.report is not None:
             self.report.finish(
                 num_steps,

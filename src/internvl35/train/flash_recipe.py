@@ -24,6 +24,7 @@ from internvl35.model.composite import VisionLanguageModel
 from internvl35.train.arguments import build_settings
 from internvl35.train.checkpoints import list_checkpoints, read_state
 from internvl35.train.finetune import finetune
+from internvl35.train.resuming import check_progress, check_resumed
 from internvl35.train.vico_settings import Stage, VicoRunSettings
 
 CHECKPOINT = "checkpoint"
@@ -45,15 +46,15 @@ class FlashRecipe:
         "sums", "svg", "bars", "curves", "pies", "screens", "formulas", "rooms", "honesty",
     )  # fmt: skip
     """Kinds of task that rows are drawn of, those without pictures left out."""
-    num_rows: int = 12_000
+    num_rows: int = 64_000
     """Rows that are drawn; both stages learn from all of them."""
     factors: tuple[float, ...] = (1.0, 2.0, 2.0, 3.0)
     """Times that drawings are enlarged, drawn for every row; larger ones fill several tiles."""
-    consistency_steps: int = 3000
+    consistency_steps: int = 4000
     """Steps of the first stage; 0 leaves it out, for a model that is a Flash one already."""
     consistency_rate: float = 5e-4
     """Peak learning rate of the first stage."""
-    router_steps: int = 1500
+    router_steps: int = 600
     """Steps of the second stage."""
     router_rate: float = 5e-4
     """Peak learning rate of the second stage."""
@@ -67,7 +68,7 @@ class FlashRecipe:
     attribution: str = "one_tile"
     """How the second stage finds a tile's loss ratio: one_tile or all_tiles."""
     background: float = 0.68
-    """How often another tile is compressed while one is judged; best what ``compressed_share`` is.
+    """How often another tile is compressed while one_tile judges one; here as often as in the end.
     """
     percentile: float = 50.0
     """Percentile of the ratios below which a tile is labelled compress."""
@@ -75,9 +76,9 @@ class FlashRecipe:
     """The loss in the ratio: cross_entropy of the rows' answers, or divergence from model."""
     tiles_per_row: int = 4
     """Most tiles of a row that are judged in a step."""
-    compressed_share: float = 0.68
-    """Share of the tiles of enlarged validation drawings that the final threshold compresses; two
-    of three leave half of the visual tokens."""
+    compressed_share: float = 0.72
+    """Share of the tiles of enlarged validation drawings that the final threshold compresses. Two
+    of three leave half of the visual tokens; here are also larger and emptier drawings."""
     num_judged: int = 30
     """Validation drawings a family that the threshold is settled on."""
     save_every: int = 100
@@ -86,7 +87,7 @@ class FlashRecipe:
     """Seed of rows and training."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be trained; the stages' own settings are checked by them."""
+        """Refuse what a stage could not be trained with, before anything is drawn."""
         if self.consistency_steps < 0 or self.router_steps < 1:
             raise ConfigError(
                 f"consistency_steps is {self.consistency_steps} and router_steps "
@@ -97,6 +98,9 @@ class FlashRecipe:
                 f"compressed_share is {self.compressed_share} and num_judged {self.num_judged}; "
                 "needed: above 0 and below 1, and at least 1"
             )
+        for stage in STAGE_FOLDERS:
+            if stage == "router" or self.consistency_steps:
+                self.settings(stage, self.model, Path(ROWS_FILE), Path(STAGE_FOLDERS[stage]))
 
     @property
     def rows(self) -> DrawnRows:
@@ -147,7 +151,7 @@ class FlashRecipe:
         else:
             values |= {
                 "attribution": self.attribution,
-                "background": self.background,
+                "background": self.background if self.attribution == "one_tile" else 0.0,
                 "percentile": self.percentile,
                 "tiles_per_row": self.tiles_per_row,
                 "ratio_loss": self.ratio_loss,
@@ -197,12 +201,18 @@ def run_stage(stage: Stage, model: str, rows: Path, folder: Path, recipe: FlashR
 
     Returns:
         Its last checkpoint.
+
+    Raises:
+        ConfigError: if it began, or ended, with other settings.
     """
     output = folder / STAGE_FOLDERS[stage]
     settings = recipe.settings(stage, model, rows, output)
     saved = list_checkpoints(output) if output.is_dir() else []
     if saved:
-        if read_state(saved[-1])["global_step"] >= settings.optimization.max_steps:
+        step, last = read_state(saved[-1])["global_step"], settings.optimization.max_steps
+        if step >= last:
+            check_resumed(settings, saved[-1])
+            check_progress(saved[-1], step, last)
             return saved[-1]
         values = {"resume_from_checkpoint": str(output)}
         resumed = build_settings(values, settings)
@@ -227,8 +237,8 @@ def settle_checkpoint(trained: Path, target: Path, recipe: FlashRecipe) -> Path:
     scores = judge_drawings(model, recipe)
     threshold = share_threshold(scores, recipe.compressed_share)
     model.config.flash_absolute_threshold = threshold
-    # the quantile of released checkpoints, which compresses as many where scores are well apart
-    model.config.flash_relative_threshold = round(1 - recipe.compressed_share, 4)
+    # under released the threshold decides too: its quantile then spares the lowest score alone
+    model.config.flash_relative_threshold = 0.0
     partial = target.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
@@ -263,14 +273,14 @@ def judge_drawings(model: VisionLanguageModel, recipe: FlashRecipe) -> list[floa
 
 
 def share_threshold(scores: Sequence[float], compressed_share: float) -> float:
-    """Find the threshold that a share of scores reach.
+    """Find the highest threshold that a share of scores reach.
 
     Args:
         scores: of tiles, 0 to 1.
         compressed_share: the share, 0 to 1.
 
     Returns:
-        A threshold of 0 to 1, rounded to four digits.
+        One of the scores, unrounded: routers in bfloat16 give many tiles the very same.
     """
-    found = torch.tensor(scores).quantile(1 - compressed_share)
-    return round(float(found.clamp(0, 1)), 4)
+    values = torch.tensor(scores, dtype=torch.float64)
+    return float(values.quantile(1 - compressed_share, interpolation="lower"))

@@ -116,6 +116,10 @@ class Objective:
     def end_step(self, workers: Workers) -> None:
         """Learn from a step that is over; called by every process after each step."""
 
+    def untaught(self) -> str | None:
+        """What a run that is over could not learn and why; None if there is nothing to say."""
+        return None
+
     def keep(self) -> dict[str, Any]:
         """What :meth:`restore` takes, ready for JSON: state that is no weight."""
         return {}

@@ -31,6 +31,10 @@ from internvl35.train.vico_consistency import ConsistencyTrainee
 from internvl35.train.vico_router import RouterTrainee, count_judged, samples_of_tiles
 from internvl35.train.vico_settings import VicoRunSettings
 
+UNTAUGHT, UNDECIDED = 1.0, 0.5
+"""Thresholds beside a router that stage router has not trained, whose scores mean nothing and
+compress nothing, and beside one that it has."""
+
 
 def choose_vico_objective(settings: VicoRunSettings) -> Objective:
     """Make the objective of the stage that the settings name.
@@ -103,7 +107,7 @@ class ConsistencyObjective(_VicoObjective):
         """
         settings = self.settings
         if not model.config.flash_mode:
-            add_router(model)
+            add_router(model, absolute_threshold=UNTAUGHT)
         if settings.adapter.tuner_type == "lora":
             add_adapters(model, settings.adapter, settings.freeze)
         else:
@@ -170,7 +174,7 @@ class RouterObjective(_VicoObjective):
         return self.window.threshold is not None
 
     def check_start(self, config: InternVLChatConfig) -> None:
-        """Refuse a checkpoint without a compressed projector that has learnt anything."""
+        """Refuse a checkpoint without router and compressed projector."""
         if not config.flash_mode:
             raise ConfigError(
                 f"model is {self.settings.model.model}, which is no Flash model; train it with "
@@ -179,8 +183,10 @@ class RouterObjective(_VicoObjective):
         self._config = config
 
     def prepare(self, model: VisionLanguageModel) -> None:
-        """Freeze everything but the router."""
+        """Freeze everything but the router, whose scores may count from now on."""
         model.requires_grad_(False)
+        if model.config.flash_absolute_threshold == UNTAUGHT:
+            model.config.flash_absolute_threshold = UNDECIDED
         assert model.router is not None
         model.router.requires_grad_(True)
         if model.config.router_repeats_second_step:  # the last two steps are never taken
@@ -221,6 +227,16 @@ class RouterObjective(_VicoObjective):
         """Let the ratios of the step join the window."""
         self._last_threshold = self.window.threshold
         self.window.advance(workers)
+
+    def untaught(self) -> str | None:
+        """Say so if there never was a label."""
+        if self.window.threshold is not None:
+            return None
+        return (
+            f"the router has learnt nothing: labels need {self.window.warmup} tiles "
+            f"(window_warmup) and {len(self.window)} were judged; take rows with pictures, or more "
+            "steps"
+        )
 
     def keep(self) -> dict[str, Any]:
         """The window."""

@@ -36,14 +36,15 @@ def samples_of_tiles(batch: TrainingBatch, image_token_id: int, tokens_per_tile:
     return samples_of(batch)[is_place][::tokens_per_tile]
 
 
-def turns_of_tiles(samples: Tensor, most: int | None, *, is_random: bool) -> Tensor:
-    """Say in which pass every tile is compressed, one tile of a sample at a time.
+def turns_of_tiles(
+    samples: Tensor, most: int | None, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draw in which pass every tile is compressed, one tile of a sample at a time.
 
     Args:
         samples: ``(N,)`` which sample each tile belongs to, in rising order.
         most: tiles of a sample that have a turn; None for all.
-        is_random: whether turns are drawn, from torch's own random numbers on the CPU; else tiles
-            have them in their order.
+        generator: of random numbers on the CPU; None for torch's own.
 
     Returns:
         ``(N,)`` int64 number of the pass, -1 for tiles without a turn.
@@ -52,8 +53,7 @@ def turns_of_tiles(samples: Tensor, most: int | None, *, is_random: bool) -> Ten
     turns = torch.full_like(samples, -1)
     for sample in samples.unique().tolist():
         tiles = (samples == sample).nonzero().flatten()
-        order = torch.randperm(len(tiles)) if is_random else torch.arange(len(tiles))
-        chosen = tiles[order[:most]]
+        chosen = tiles[torch.randperm(len(tiles), generator=generator)[:most]]
         turns[chosen] = torch.arange(len(chosen))
     return turns
 
@@ -165,8 +165,7 @@ class RouterTrainee(nn.Module):
         samples = samples_of_tiles(batch, config.image_token_id, config.tokens_per_tile)
         if self.settings.attribution == "all_tiles":
             return torch.zeros_like(samples.cpu())
-        most = self.settings.tiles_per_row
-        return turns_of_tiles(samples, most, is_random=self.training)
+        return turns_of_tiles(samples, self.settings.tiles_per_row, self._numbers(len(samples)))
 
     def _judge(self, batch: TrainingBatch, patches: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
         """Loss ratios ``(J,)`` of the tiles that have a turn, and which tiles those are."""
@@ -179,21 +178,25 @@ class RouterTrainee(nn.Module):
         for turn in range(int(turns.max()) + 1):
             has_turn = turns == turn
             after = self._sample_losses(batch, patches, background ^ has_turn, followed)
-            for was_compressed in (False, True):
-                losses, whole = (before, after) if was_compressed else (after, before)
-                found = loss_ratios(losses, whole, self.settings.ratio_floor)
-                tiles = (has_turn & (background == was_compressed)).to(ratios.device)
-                ratios[tiles] = found[samples[tiles]]
+            found = loss_ratios(after, before, self.settings.ratio_floor)
+            has_turn = has_turn.to(ratios.device)
+            ratios[has_turn] = found[samples[has_turn]]
+        # a tile that is compressed in the background is whole in its turn
+        ratios = torch.where(background.to(ratios.device), 1 / ratios, ratios)
         judged = (turns >= 0).to(ratios.device)
         return ratios[judged], judged
 
     def _background(self, num_tiles: int) -> Tensor:
-        """``(N,)`` bool, tiles that are compressed unless they have their turn, drawn on the CPU.
+        """``(N,)`` bool, tiles that are compressed unless they have their turn."""
+        chance = torch.rand(num_tiles, generator=self._numbers(num_tiles))
+        return chance < self.settings.background
 
-        Evaluations draw the same for the same batch, and leave torch's own random numbers alone.
+    def _numbers(self, num_tiles: int) -> torch.Generator | None:
+        """Random numbers: torch's own in training.
+
+        Evaluations draw the same for the same batch, and leave torch's own alone.
         """
-        own = None if self.training else torch.Generator().manual_seed(num_tiles)
-        return torch.rand(num_tiles, generator=own) < self.settings.background
+        return None if self.training else torch.Generator().manual_seed(num_tiles)
 
     def _followed(self, batch: TrainingBatch, patches: Tensor) -> HeadInputs | None:
         """What the reference says with all visual tokens; None without one."""
