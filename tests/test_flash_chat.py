@@ -130,6 +130,8 @@ def test_a_batch_has_settings_for_questions_that_have_none(chat, pictures):
     questions = [Question("It?", pictures), Question("It?", pictures, flash=OFF)]
     found = chat.ask_batch(questions, BRIEF, flash=ALL)
     assert [reply.num_compressed_tiles for reply in found] == [9, 0]
+    with pytest.raises(ConfigError, match="flash is False; needed: FlashSettings"):
+        chat.ask_batch([Question("It?", pictures, flash=False)], BRIEF, flash=ALL)
 
 
 def test_pictures_of_earlier_turns_are_compressed_again(chat, pictures):

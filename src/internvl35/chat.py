@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from internvl35.config import TINY, TileSettings
+from internvl35.config import EMBEDDED, TINY, TileSettings
 from internvl35.conversation import Conversation, Question, Reply, Video
 from internvl35.data.frames import DEFAULT_VIDEOS, VideoSettings
 from internvl35.data.images import DEFAULT_IMAGES, ImageSettings, ImageSource, open_image
@@ -219,7 +219,10 @@ class Chat:
         if not questions:
             return []
         started = time.perf_counter()
-        questions = [replace(question, flash=question.flash or flash) for question in questions]
+        questions = [
+            replace(question, flash=flash if question.flash is None else question.flash)
+            for question in questions
+        ]
         prepared = [self._prepare(question) for question in questions]
         if has_logprobs:
             sampling = replace(sampling, num_logprobs=0)
@@ -340,9 +343,10 @@ def load(
     """Load a checkpoint to chat with.
 
     Args:
-        name: ``tiny`` for the embedded checkpoint, a folder, a size such as ``8B``, or a hub id.
+        name: ``tiny`` or ``tiny-flash`` for an embedded checkpoint, a folder, a size such as
+            ``8B``, or a hub id.
         dtype: element type of the weights; ``auto`` is the checkpoint's own, and float32 for the
-            embedded one on a CPU.
+            embedded ones on a CPU.
         device_map: where the parts go, by default all GPUs or the CPU; ``meta``: prompts alone.
         system_prompt: ``official``, ``none``, or a text of your own.
         is_thinking: whether the model is asked to reason before it answers.
@@ -361,7 +365,7 @@ def load(
     """
     folder = resolve_checkpoint(name, **take_hub_options(options))
     has_gpu = torch.cuda.is_available()
-    if dtype == "auto" and str(name) == TINY and not has_gpu:
+    if dtype == "auto" and str(name) in EMBEDDED and not has_gpu:
         dtype = torch.float32
     if device_map == "meta":
         with torch.device("meta"):

@@ -18,8 +18,14 @@ LanguageFamily = Literal["qwen3", "qwen3_moe", "gpt_oss"]
 TINY = "tiny"
 """Name of the checkpoint that is embedded in the package."""
 
-TINY_FOLDER = Path(__file__).parent / "checkpoints" / TINY
-"""Where the embedded checkpoint lies."""
+TINY_FLASH = "tiny-flash"
+"""Name of the embedded Flash checkpoint, which was made from it."""
+
+EMBEDDED = {name: Path(__file__).parent / "checkpoints" / name for name in (TINY, TINY_FLASH)}
+"""Where embedded checkpoints lie, by name."""
+
+TINY_FOLDER = EMBEDDED[TINY]
+"""Where the first of them lies."""
 
 
 @dataclass(frozen=True)

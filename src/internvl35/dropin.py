@@ -348,7 +348,7 @@ class AutoModel:
         """Load a checkpoint of either layout, with ``chat`` and ``batch_chat``.
 
         Args:
-            name: ``tiny``, a folder, a size such as ``8B``, or a hub id.
+            name: ``tiny``, ``tiny-flash``, a folder, a size such as ``8B``, or a hub id.
             *args: none; there for the signature.
             **kwargs: ``torch_dtype``, ``device_map``, ``load_in_8bit``, ``use_flash_attn``,
                 ``low_cpu_mem_usage``, ``trust_remote_code`` (accepted, no remote code is ever run),

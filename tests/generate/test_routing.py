@@ -175,7 +175,13 @@ def test_a_threshold_that_nobody_names_is_asked_for():
     assert resolve_settings(FlashSettings("all"), config).policy == "all"
 
 
-@pytest.mark.parametrize("value", [-0.01, 1.5, float("nan")])
+@pytest.mark.parametrize("value", ["off", False, {"policy": "off"}], ids=str)
+def test_settings_of_another_kind_are_refused(value):
+    with pytest.raises(ConfigError, match=r"flash is .*; needed: FlashSettings"):
+        resolve_settings(value, make_flash_config())
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.5, float("nan"), "0.5", True])
 @pytest.mark.parametrize("name", ["relative_threshold", "absolute_threshold"])
 def test_a_threshold_outside_0_to_1_is_refused(name, value):
     with pytest.raises(ConfigError, match=f"{name} is .*; needed: 0 to 1"):

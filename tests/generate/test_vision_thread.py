@@ -40,7 +40,7 @@ class SlowEncoder:
     def cancel(self, key):
         self.cancelled.append(self.waiting.pop(key, None))
 
-    def step(self, max_tiles=None, *, may_wait=False):
+    def step(self, max_tiles=None, *, num_answers=None):
         self.gate.acquire()
         self.threads.add(threading.get_ident())
         if self.failing is not None and isinstance(self.failing, RuntimeError):

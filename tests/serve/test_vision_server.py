@@ -297,7 +297,10 @@ def test_the_most_urgent_groups_are_encoded_first(model, monkeypatch) -> None:
         go_on.set()
         for future in futures:
             assert future.result(20).features.shape == (FULL, WIDTH)
-    assert order == [0, 2, 1, 3]  # there was room to make the first of them ready
+    # there was room to make the first of them ready, whose turn comes then or one later
+    assert order.index(0) < 2
+    order.remove(0)
+    assert order == [2, 1, 3]
 
 
 def test_tiles_that_stand_still_are_told_and_those_that_go_on_are_not(model, monkeypatch) -> None:

@@ -84,14 +84,14 @@ class VisionEncoder(Protocol):
         ...
 
     def step(
-        self, max_tiles: int | None = None, *, may_wait: bool = False
+        self, max_tiles: int | None = None, *, num_answers: int | None = None
     ) -> list[tuple[str, EncodingResult]]:
         """Encode some tiles.
 
         Args:
             max_tiles: how many; None for a batch, 0 to hand out only what is ready.
-            may_wait: whether the caller has so little else to do that tiles are better encoded
-                before the step returns, by all threads, than beside it.
+            num_answers: answers that the caller writes meanwhile; if few, tiles may be encoded
+                before the step returns, by all threads, and not beside them. None for enough.
 
         Returns:
             Requests that are done now, with their keys; each is handed out once.

@@ -22,7 +22,7 @@ from internvl35.generate.blocks import BlockPool
 from internvl35.generate.cache_size import choose_num_blocks
 from internvl35.generate.decoder import LanguageDecoder
 from internvl35.generate.encoders import IDLE_S
-from internvl35.generate.engine_settings import UNSEEN_AN_ANSWER, EngineSettings
+from internvl35.generate.engine_settings import EngineSettings
 from internvl35.generate.engines import one_each
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.grammar import Grammar, GrammarCompiler
@@ -218,9 +218,7 @@ class Engine:
         limit = self.settings.tiles_beside_answers if self.scheduler.running else None
         if len(self.scheduler.waiting) >= self.scheduler.max_sequences:
             limit = 0  # else the visual tokens of all who wait would be held at once
-        num_unseen = sum(not job.sequences for job in self._jobs.values())
-        is_early = UNSEEN_AN_ANSWER * len(self.scheduler.running) < num_unseen
-        for name, found in self.vision.step(limit, may_wait=is_early):
+        for name, found in self.vision.step(limit, num_answers=len(self.scheduler.running)):
             job = self._jobs.get(name)
             if job is None:
                 continue

@@ -10,10 +10,6 @@ from dataclasses import dataclass, field
 from internvl35.errors import ConfigError
 from internvl35.generate.vision import VisionStageSettings
 
-UNSEEN_AN_ANSWER = 4
-"""Requests whose tiles are not encoded that outweigh an answer in work: a step reads all weights,
-however few its answers are, so more of them had better begin before it."""
-
 
 @dataclass(frozen=True)
 class EngineSettings:

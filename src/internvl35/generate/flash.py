@@ -30,6 +30,11 @@ class FlashSettings:
     """Score that a tile has to reach under ``released`` and ``absolute``, 0 to 1; None for the
     checkpoint's."""
 
+    @property
+    def joins_pictures(self) -> bool:
+        """Whether what becomes of a tile depends on other pictures of the request."""
+        return self.policy == "released"
+
     def __post_init__(self) -> None:
         """Refuse unknown policies, and thresholds that are not shares."""
         if self.policy not in get_args(FlashPolicy):
@@ -38,5 +43,6 @@ class FlashSettings:
             )
         for field in fields(self)[1:]:
             value = getattr(self, field.name)
-            if value is not None and not 0 <= value <= 1:
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if value is not None and not (is_number and 0 <= value <= 1):
                 raise ConfigError(f"{field.name} is {value!r}; needed: 0 to 1")

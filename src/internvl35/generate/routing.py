@@ -54,6 +54,8 @@ def resolve_settings(settings: FlashSettings | None, config: InternVLChatConfig)
     """
     if settings is None:
         settings = FlashSettings("released" if config.flash_mode else "off")
+    if not isinstance(settings, FlashSettings):
+        raise ConfigError(f"flash is {settings!r}; needed: FlashSettings, as FlashSettings('off')")
     if settings.policy == "off":
         return settings
     if not config.flash_mode:
@@ -181,11 +183,11 @@ def group_tiles(request: Request, settings: FlashSettings) -> list[int]:
         settings: of the request, resolved; a policy other than ``off``.
 
     Returns:
-        Tiles of each group, in the order of their places: a picture a group under ``absolute``, all
-        in one under the other policies.
+        Tiles of each group, in the order of their places: a picture a group, or all in one where
+        pictures are routed together.
     """
     counts = [span.num_tiles for span in request.prompt.image_spans]
-    return counts if settings.policy == "absolute" else [sum(counts)]
+    return [sum(counts)] if settings.joins_pictures else counts
 
 
 def route_patches(

@@ -18,6 +18,11 @@ from internvl35.model.composite import VisionLanguageModel
 MOST_BESIDE = 2
 """Batches that a thread is given at once, so that it need not wait for the next step."""
 
+UNSEEN_AN_ANSWER = 4
+"""Requests whose tiles are not encoded that outweigh an answer in work: a step reads all weights,
+however few its answers are, so tiles of more than these are better encoded before it, by all
+threads, than beside it."""
+
 
 class Encoding(Protocol):
     """Tiles that are being encoded, or were."""

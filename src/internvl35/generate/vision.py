@@ -4,9 +4,7 @@ Ordinary tiles of several requests share a batch; those of a request that is rou
 apart from others, by the steps of :mod:`internvl35.generate.routing`, because the last bit of a
 score can depend on its neighbours and a choice must not. What was seen before is taken from
 :mod:`internvl35.generate.feature_cache`. Pictures are cut into tiles in
-:mod:`internvl35.data.tiles`. No counterpart in the paper.
-
-A stage belongs to one thread.
+:mod:`internvl35.data.tiles`. A stage belongs to one thread. No counterpart in the paper.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ from internvl35.generate.routing import (
     resolve_settings,
     route_patches,
 )
-from internvl35.generate.side_stream import Encoding, SideStream, SideThread
+from internvl35.generate.side_stream import UNSEEN_AN_ANSWER, Encoding, SideStream, SideThread
 from internvl35.model.composite import VisionLanguageModel
 
 __all__ = [
@@ -137,8 +135,8 @@ class VisionStage:
     Args:
         model: in eval mode.
         settings: how tiles are put together.
-        beside: encodes ordinary tiles of steps that name a number and may not wait, while their
-            caller goes on; None to encode them before a step returns.
+        beside: encodes ordinary tiles of steps that name a number, while their caller goes on
+            with answers that are not too few; None to encode them before a step returns.
     """
 
     def __init__(
@@ -238,7 +236,7 @@ class VisionStage:
 
     @torch.inference_mode()
     def step(
-        self, max_tiles: int | None = None, *, may_wait: bool = False
+        self, max_tiles: int | None = None, *, num_answers: int | None = None
     ) -> list[tuple[str, EncodingResult]]:
         """Encode some tiles, the requests in turn; see :meth:`VisionEncoder.step`.
 
@@ -247,14 +245,15 @@ class VisionStage:
                 out only what is ready. A group that is routed goes through the tower in parts of
                 ``max_tiles_per_batch`` tiles, whatever the step, so that nothing but the request
                 decides what it gets; a step exceeds its number by such a part rather than do none.
-            may_wait: encode them before the step returns, on a CPU too.
+            num_answers: how many are written meanwhile; None for enough to encode tiles beside.
 
         Returns:
             Requests that are done now, with their keys; each is handed out once.
         """
         most = self.settings.max_tiles_per_batch
         left = most if max_tiles is None else max_tiles
-        beside = None if max_tiles is None or may_wait else self._beside
+        is_early = num_answers is not None and len(self._jobs) > UNSEEN_AN_ANSWER * num_answers
+        beside = None if max_tiles is None or is_early else self._beside
         is_first = True
         while left > 0 and not (beside and beside.is_full):
             pieces, tiles = self._deal(min(left, most), may_exceed=is_first)

@@ -95,8 +95,8 @@ class VLLMEngine(GenerationEngine):
     script again, so a script that makes an engine needs the usual ``if __name__ == "__main__"``.
 
     Args:
-        checkpoint: ``tiny``, a size, a hub id or a folder of either layout; or a folder that holds
-            the two parts of one.
+        checkpoint: ``tiny``, ``tiny-flash``, a size, a hub id or a folder of either layout; or a
+            folder that holds the two parts of one.
         settings: how it is served.
 
     Raises:

@@ -30,7 +30,8 @@ def split_once(
     """Find or make the parts of a checkpoint.
 
     Args:
-        checkpoint: ``tiny``, a size, a hub id or a folder; or a folder that holds both parts.
+        checkpoint: ``tiny``, ``tiny-flash``, a size, a hub id or a folder; or a folder that holds
+            both parts.
         target: where the parts are kept; None for a temporary folder.
         resources: removes the temporary folder when it is closed.
 

@@ -13,7 +13,7 @@ from typing import Final
 
 import torch
 
-from internvl35.config import TINY_FOLDER
+from internvl35.config import EMBEDDED
 from internvl35.model.checkpoint import Checkpoint
 from internvl35.model.configuration import InternVLChatConfig
 from internvl35.model.part_files import digest_content, read_whole
@@ -91,7 +91,7 @@ def look_at(folder: Path, dtype: str = "auto") -> ServedCheckpoint:
     found = checkpoint.dtype()
     if dtype != "auto":
         found = getattr(torch, dtype)
-    elif folder == TINY_FOLDER:
+    elif folder in EMBEDDED.values():
         found = torch.float32
     files = {info.file for info in checkpoint.shards.tensors.values()}
     content = digest_content(folder, files) if whole is None else whole.content

@@ -52,12 +52,12 @@ def _begin(call: Call, tokens: VisualTokens) -> list[int]:
     """Number the tiles that are still to be encoded.
 
     Tiles among which a router chooses are encoded together, for another server's may choose
-    otherwise: under ``absolute`` pictures, else all tiles of the request.
+    otherwise: all tiles of the request where pictures are routed together, else a picture's.
     """
     missing = tokens.missing
     if call.choices is not None or not missing:
         return missing
-    sizes = call.tiles_per_picture if call.flash.policy == "absolute" else (call.num_tiles,)
+    sizes = (call.num_tiles,) if call.flash.joins_pictures else call.tiles_per_picture
     stops = accumulate(sizes)
     groups = (range(stop - size, stop) for size, stop in zip(sizes, stops, strict=True))
     again = [tile for group in groups if not set(missing).isdisjoint(group) for tile in group]

@@ -47,7 +47,7 @@ class NoVision:
         """Nothing is kept."""
 
     def step(
-        self, max_tiles: int | None = None, *, may_wait: bool = False
+        self, max_tiles: int | None = None, *, num_answers: int | None = None
     ) -> list[tuple[str, EncodingResult]]:
         """Hand out refusals; see ``VisionEncoder``."""
         results, self._results = self._results, {}

@@ -185,10 +185,10 @@ class _Work:
 
 
 class _Groups:
-    """Puts the tiles of a routed request together: by picture under ``absolute``, else all."""
+    """Puts the tiles of a request together that are encoded together: a picture's, or all."""
 
     def __init__(self, tiles: tuple[int, ...], flash: FlashSettings, side: int) -> None:
-        self._pictures = [(one,) for one in tiles] if flash.policy == "absolute" else [tiles]
+        self._pictures = [tiles] if flash.joins_pictures else [(one,) for one in tiles]
         self._sizes = [sum(pictures) for pictures in self._pictures]
         self._firsts = [0, *accumulate(self._sizes)]
         self._missing = list(self._sizes)
