@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
-FLASH_MODEL ?= runs/flash/checkpoint
+FLASH_MODEL ?= tiny-flash
 DEMO_IMAGE ?= examples/shapes.png
 DEMO_QUESTION ?= How many triangles are there?
 
@@ -30,7 +30,7 @@ help:
 	@echo "make train-tiny  train the embedded checkpoint anew, in runs/tiny; goes on where it stopped"
 	@echo "make bench-tiny  figures of the embedded checkpoint on fresh pictures, about an hour"
 	@echo "make train-flash  make a Flash checkpoint of the embedded one, in runs/flash; goes on where it stopped"
-	@echo "make bench-flash  what it keeps and saves on pictures of many tiles (FLASH_MODEL=...), about an hour"
+	@echo "make bench-flash  what the embedded one keeps and saves on pictures of many tiles (FLASH_MODEL=...), about an hour"
 	@echo "make bench-engine  the engine against transformers and vLLM, on two idle cores, 20 minutes"
 	@echo "make test-vllm   saved checkpoints in vLLM, and vLLM as an engine, in a $(VENV_VLLM) of its own"
 	@echo "make clean  remove $(VENV) and caches"

@@ -17,7 +17,7 @@ import typer
 from internvl35 import cli
 from internvl35.commands import models
 from internvl35.commands.terminal import note
-from internvl35.config import PRESETS, TINY_FOLDER, LanguageShape, ModelPreset, VisionShape
+from internvl35.config import EMBEDDED, PRESETS, LanguageShape, ModelPreset, VisionShape
 from internvl35.errors import CheckpointError, ConfigError, DataError
 
 ROOT = Path(__file__).parents[1]
@@ -279,19 +279,23 @@ def test_shapes_are_read_from_the_config_of_both_layouts(
     assert models.read_preset(tmp_path, "tiny") == written
 
 
-def test_the_embedded_checkpoint_comes_first_and_has_no_hub_id(
+def test_embedded_checkpoints_come_first_and_have_no_hub_id(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     tiny = ModelPreset("tiny", VISION, DENSE)
-    monkeypatch.setattr(models, "read_preset", lambda folder, name: tiny)
-    rows = models.describe_models(tmp_path)
-    assert [row["name"] for row in rows] == ["tiny", *PRESETS]
-    assert rows[0]["hub_id"] is None
-    assert rows[0]["num_parameters"] == tiny.num_parameters
+    read = {"tiny": tiny, "tiny-flash": replace(tiny, name="tiny-flash", is_flash=True)}
+    monkeypatch.setattr(models, "read_preset", lambda folder, name: read[name])
+    rows = models.describe_models(dict.fromkeys(read, tmp_path))
+    assert [row["name"] for row in rows] == [*read, *PRESETS]
+    assert [row["hub_id"] for row in rows[:2]] == [None, None]
+    assert [row["num_parameters"] for row in rows[:2]] == [
+        preset.num_parameters for preset in read.values()
+    ]
 
 
-def test_sizes_are_listed_where_the_embedded_checkpoint_is_missing(tmp_path: Path) -> None:
-    assert [row["name"] for row in models.describe_models(tmp_path / "none")] == list(PRESETS)
+def test_sizes_are_listed_where_an_embedded_checkpoint_is_missing(tmp_path: Path) -> None:
+    rows = models.describe_models({"tiny": tmp_path / "none"})
+    assert [row["name"] for row in rows] == list(PRESETS)
 
 
 @pytest.mark.parametrize(
@@ -308,16 +312,16 @@ def test_a_broken_config_is_named(tmp_path: Path, text: str, found: str) -> None
         models.read_preset(tmp_path, "tiny")
 
 
-@pytest.mark.skipif(not TINY_FOLDER.is_dir(), reason="no embedded checkpoint here yet")
-def test_counts_of_the_embedded_checkpoint_are_those_of_its_tensors() -> None:
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_counts_of_an_embedded_checkpoint_are_those_of_its_tensors(name: str) -> None:
     from safetensors import safe_open
 
     num_parameters = 0
-    for shard in TINY_FOLDER.glob("*.safetensors"):
+    for shard in EMBEDDED[name].glob("*.safetensors"):
         with safe_open(shard, framework="np") as file:
-            for name in file.keys():  # noqa: SIM118 - the handle is no mapping
+            for tensor in file.keys():  # noqa: SIM118 - the handle is no mapping
                 size = 1
-                for side in file.get_slice(name).get_shape():
+                for side in file.get_slice(tensor).get_shape():
                     size *= side
                 num_parameters += size
-    assert models.read_preset(TINY_FOLDER, "tiny").num_parameters == num_parameters
+    assert models.read_preset(EMBEDDED[name], name).num_parameters == num_parameters

@@ -168,7 +168,7 @@ def test_the_embedded_checkpoint_is_meant_by_its_name_alone(
 
     embedded = tmp_path / "package" / "tiny"
     embedded.mkdir(parents=True)
-    monkeypatch.setattr(module, "TINY_FOLDER", embedded)
+    monkeypatch.setattr(module, "EMBEDDED", {"tiny": embedded})
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").mkdir()
     assert resolve_checkpoint("tiny") == embedded
@@ -184,7 +184,12 @@ def test_the_embedded_checkpoint_is_meant_by_its_name_alone(
 def test_a_name_that_means_nothing_lists_what_was_tried(name: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         resolve_checkpoint(name)
-    for part in (f"no checkpoint {name!r}", "no such folder (looked at /", "'tiny'", "8B, 14B"):
+    for part in (
+        f"no checkpoint {name!r}",
+        "no such folder (looked at /",
+        "not embedded (tiny, tiny-flash)",
+        "8B, 14B",
+    ):
         assert part in str(caught.value)
 
 

@@ -25,7 +25,7 @@ from internvl35.commands.terminal import (
     silence_libraries,
     spinner,
 )
-from internvl35.config import TINY
+from internvl35.config import EMBEDDED
 from internvl35.errors import ConfigError, PromptError
 from internvl35.generate.sampling import SamplingSettings
 
@@ -159,7 +159,7 @@ def load_chat(
         CheckpointError: if the checkpoint cannot be found or does not fit its config.
     """
     name: Any = model.model
-    if name != TINY:  # under its own name, for its own number format
+    if name not in EMBEDDED:  # under its own name, for its own number format
         name = hub.find_folder(name)
     with spinner(f"loading {model.model}"), paused_collection():
         from internvl35.chat import load

@@ -20,7 +20,7 @@ from internvl35.commands.answer_screen import AnswerScreen, describe_scores, sho
 from internvl35.commands.flags import GivenFlags, spread_flags
 from internvl35.commands.terminal import note, paused_collection, silence_libraries, spinner
 from internvl35.commands.trained import Trained, find_trained, load_trained
-from internvl35.config import TINY
+from internvl35.config import EMBEDDED
 from internvl35.data.dataset_settings import DatasetSettings
 from internvl35.data.encoding import EncodingSettings
 from internvl35.errors import ConfigError, DataError
@@ -300,7 +300,7 @@ def choose_result_path(trained: Trained, settings: InferSettings) -> Path:
 
     if settings.result_path is not None:
         return Path(settings.result_path).expanduser()
-    is_ours = trained.name != TINY and Path(trained.name).expanduser().is_dir()
+    is_ours = trained.name not in EMBEDDED and Path(trained.name).expanduser().is_dir()
     folder = (trained.folder if is_ours else Path()) / RESULT_FOLDER
     if settings.resume:
         unfinished = [path for path in sorted(folder.glob("*.jsonl")) if not is_finished(path)]

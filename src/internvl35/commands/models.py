@@ -1,12 +1,13 @@
 """``internvl35 models``: the sizes, their parts, and what it takes to run them.
 
-Everything is computed from :mod:`internvl35.config` and, for the embedded checkpoint, from its
+Everything is computed from :mod:`internvl35.config` and, for embedded checkpoints, from their
 config.json; no weights are read. Paper section 2.1, Table 1.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,10 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from internvl35.config import (
+    EMBEDDED,
     FLASH_SIZES,
     PRESETS,
-    TINY,
-    TINY_FOLDER,
     LanguageShape,
     ModelPreset,
     VisionShape,
@@ -44,7 +44,7 @@ def list_models(
     ] = False,
 ) -> None:
     """List the sizes: parts, exact parameter counts, memory and GPUs."""
-    rows = describe_models(TINY_FOLDER)
+    rows = describe_models(EMBEDDED)
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
@@ -53,22 +53,20 @@ def list_models(
     Console().print(draw_table(rows))
 
 
-def describe_models(tiny_folder: Path) -> list[dict[str, Any]]:
-    """Describe every released size and the embedded checkpoint.
+def describe_models(embedded: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """Describe every released size and the embedded checkpoints.
 
     Args:
-        tiny_folder: folder of the embedded checkpoint; left out of the list where it is missing.
+        embedded: folders of embedded checkpoints by name; left out of the list where missing.
 
     Returns:
-        One JSON-ready dict a model, the embedded one first.
+        One JSON-ready dict a model, embedded ones first.
 
     Raises:
-        CheckpointError: if the folder exists and its config.json cannot be read.
+        CheckpointError: if a folder exists and its config.json cannot be read.
     """
-    models = list(PRESETS.values())
-    if tiny_folder.is_dir():
-        models.insert(0, read_preset(tiny_folder, TINY))
-    return [describe_model(model) for model in models]
+    found = [read_preset(folder, name) for name, folder in embedded.items() if folder.is_dir()]
+    return [describe_model(model) for model in (*found, *PRESETS.values())]
 
 
 def describe_model(model: ModelPreset) -> dict[str, Any]:
@@ -78,13 +76,13 @@ def describe_model(model: ModelPreset) -> dict[str, Any]:
         model: the size.
 
     Returns:
-        Keys ``name``, ``hub_id`` (None for the embedded checkpoint), ``parts``, ``num_parameters``,
+        Keys ``name``, ``hub_id`` (None for embedded ones), ``parts``, ``num_parameters``,
         ``num_active_parameters``, ``memory_bytes`` of the weights, ``num_gpus`` of 80 GiB, and
         ``flash``: the same of the released Flash version, None where there is none.
     """
     return {
         "name": model.name,
-        "hub_id": None if model.name == TINY else model.hub_id,
+        "hub_id": None if model.name in EMBEDDED else model.hub_id,
         "parts": {
             "tower": {
                 **asdict(model.vision),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from internvl35.commands.terminal import note
-from internvl35.config import TINY
+from internvl35.config import EMBEDDED
 from internvl35.errors import CheckpointError, ConfigError, DataError
 from internvl35.train.arguments import build_settings, setting_groups
 from internvl35.train.checkpoints import list_checkpoints
@@ -121,7 +121,7 @@ def _find_adapters(name: str, settings: FinetuneSettings) -> Path:
 
     if path.is_file():
         raise ConfigError(f"{name} is a file; pass the folder that it is in")
-    if name == TINY or released_name(name):
+    if name in EMBEDDED or released_name(name):
         raise ConfigError(f"{name} is a checkpoint with all weights; pass it as --model")
     if not _HUB_NAME.fullmatch(name):
         raise ConfigError(
@@ -229,7 +229,7 @@ def _base_of(adapters: Path, arguments: Mapping[str, Any]) -> str:
         raise ConfigError(f"{adapters / ADAPTER_FILE} cannot be read: {error}") from error
     names = [str(name) for name in (arguments.get("model"), peft_name) if name]
     # a relative path of the training's working directory may not lead there from here
-    here = [name for name in names if name == TINY or Path(name).expanduser().is_dir()]
+    here = [name for name in names if name in EMBEDDED or Path(name).expanduser().is_dir()]
     if not names:
         raise ConfigError(
             f"{adapters} does not say on which checkpoint it was trained; pass it as --model"

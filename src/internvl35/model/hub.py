@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
 )
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
-from internvl35.config import PRESETS, TINY, TINY_FOLDER
+from internvl35.config import EMBEDDED, PRESETS
 from internvl35.errors import CheckpointError
 
 Hub = Literal["hf", "modelscope"]
@@ -74,9 +74,9 @@ def resolve_checkpoint(
     """Find a checkpoint's folder, fetching it from a hub if need be.
 
     Args:
-        name: ``tiny`` for the embedded checkpoint (``./tiny`` for a folder of that name), a local
-            folder, a released size such as ``8B`` or ``8B-HF``, a released name such as
-            ``InternVL3_5-8B``, or a hub's ``owner/name``.
+        name: ``tiny`` or ``tiny-flash`` for an embedded checkpoint (``./tiny`` for a folder of that
+            name), a local folder, a released size such as ``8B`` or ``8B-HF``, a released name such
+            as ``InternVL3_5-8B``, or a hub's ``owner/name``.
         hub: which hub; files fetched before are not fetched again.
         revision: branch, tag or commit on the hub.
         offline: look only among files fetched before; the environment variable ``HF_HUB_OFFLINE``
@@ -95,8 +95,8 @@ def resolve_checkpoint(
         CheckpointError: if there is no such checkpoint or it cannot be fetched.
     """
     text = str(name)
-    if text == TINY:
-        return _embedded()
+    if text in EMBEDDED:
+        return _embedded(text)
     path = Path(name).expanduser()
     if text and path.is_dir():
         return path
@@ -142,16 +142,18 @@ def released_name(name: str) -> str | None:
     return None
 
 
-def _embedded() -> Path:
-    if not TINY_FOLDER.is_dir():
-        raise CheckpointError(f"this installation lacks the embedded checkpoint at {TINY_FOLDER}")
-    return TINY_FOLDER
+def _embedded(name: str) -> Path:
+    folder = EMBEDDED[name]
+    if not folder.is_dir():
+        raise CheckpointError(f"this installation lacks the embedded checkpoint at {folder}")
+    return folder
 
 
 def _describe_unknown(name: str) -> str:
     return (
         f"no checkpoint {name!r}: no such folder (looked at {Path(name).expanduser().absolute()}), "
-        f"not {TINY!r}, not a released size ({', '.join(PRESETS)}), and not of the form owner/name"
+        f"not embedded ({', '.join(EMBEDDED)}), not a released size ({', '.join(PRESETS)}), and "
+        "not of the form owner/name"
     )
 
 
