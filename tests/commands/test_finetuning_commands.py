@@ -71,7 +71,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "  data_files: human_handwrite/*.jsonl\n---\n"
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     for variable in ("HF_TOKEN", "MODELSCOPE_API_TOKEN", "MODELSCOPE_DOMAIN", "USE_HF"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("MODELSCOPE_HOME", str(tmp_path / "modelscope"))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from internvl35.data.arrow_tables import (
     open_saved,
     pick_splits,
 )
-from internvl35.data.records import read_record
+from internvl35.data.records import DEFAULTS, RowDefaults, read_record
 from internvl35.errors import ConfigError, DataError
 
 datasets = pytest.importorskip("datasets")
@@ -143,6 +144,32 @@ def test_subsets_are_folders_or_what_the_readme_declares(tmp_path: Path) -> None
     ]  # fmt: skip
     with pytest.raises(DataError, match="set has the subsets one, two; name one: set:one"):
         load_folder(tmp_path, "set", ())
+
+
+@pytest.mark.parametrize("is_foreign", [False, True])
+def test_rows_are_those_that_the_folder_has_now(tmp_path: Path, *, is_foreign: bool) -> None:
+    def read(place: str, *words: str) -> ArrowTable:
+        folder = tmp_path / place / "set"
+        if words:
+            (folder / "rows").mkdir(parents=True, exist_ok=True)
+            text = "".join(json.dumps({"word": word}) + "\n" for word in words)
+            (folder / "rows" / "train.jsonl").write_text(text)
+            (folder / "README.md").write_text(
+                "---\nconfigs:\n- config_name: hand\n  data_files: rows/*.jsonl\n---\n"
+            )
+        defaults = RowDefaults(confined_to=(folder,)) if is_foreign else DEFAULTS
+        (table,) = load_folder(folder, "set", ("hand",), defaults=defaults)
+        return table
+
+    def words(table: ArrowTable) -> list[str]:
+        return [table[index]["word"] for index in range(len(table))]
+
+    first = read("one", "old")
+    assert words(first) == ["old"]
+    assert read("one").stamp == first.stamp
+    other, changed = read("two", "another"), read("one", "new", "newer")
+    assert (words(other), words(changed)) == (["another"], ["new", "newer"])
+    assert len({first.stamp, other.stamp, changed.stamp}) == 3
 
 
 def test_a_folder_with_nothing_to_read_is_refused(tmp_path: Path) -> None:

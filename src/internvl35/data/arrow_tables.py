@@ -10,7 +10,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +35,19 @@ class ArrowTable:
         name: what messages call it.
         root: folder that relative paths start from.
         defaults: what holds for all rows.
+        version: text that changes with the files, where the rows' own fingerprint does not.
     """
 
     def __init__(
-        self, rows: Any, name: str, *, root: Path | None = None, defaults: RowDefaults = DEFAULTS
-    ) -> None:
+        self, rows: Any, name: str, *, root: Path | None = None, defaults: RowDefaults = DEFAULTS,
+        version: str = "",
+    ) -> None:  # fmt: skip
         self.name = name
         self.root = root
         self.defaults = defaults
         self._features = dict(rows.features)
         self._rows = rows.with_format("arrow")
-        self.stamp = f"{name} {rows._fingerprint}"
+        self.stamp = f"{name} {rows._fingerprint} {version}".rstrip()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -159,6 +163,10 @@ def load_folder(
 ) -> list[ArrowTable]:
     """Open a folder as ``datasets`` understands it: by its README, by names of files, by pictures.
 
+    The library keeps what it has read, and takes a folder whose README declares its files for the
+    same as long as their names and those of the folder are; so each state of a folder has a place
+    of its own in the cache.
+
     Args:
         folder: the folder.
         label: what messages call it.
@@ -179,17 +187,22 @@ def load_folder(
     is_foreign = defaults.confined_to is not None
     if is_foreign:
         check_folder(folder, label)
+    version = _stamp_folder(folder.absolute())
+    cache = str(Path(datasets.config.HF_DATASETS_CACHE) / "folders" / version)
     tables = []
     try:
         known = datasets.get_dataset_config_names(path)
         for subset in choose_subsets(subsets, known, label, folder=folder):
             where = {"name": subset} if subset in known else {"data_dir": subset}
+            where["cache_dir"] = cache
             if is_foreign:
                 loaded = load_own(datasets, path, label, **where)
             else:
                 loaded = datasets.load_dataset(path, **where)
             named = label if subset == "default" else f"{label}:{subset}"
-            tables += as_tables(loaded, named, splits, root=root or folder, defaults=defaults)
+            tables += as_tables(
+                loaded, named, splits, root=root or folder, defaults=defaults, version=version
+            )
     except loading_errors(datasets) as error:
         raise DataError(f"{label} cannot be loaded: {first_line(error)}") from error
     return tables
@@ -260,6 +273,7 @@ def as_tables(
     *,
     root: Path | None,
     defaults: RowDefaults,
+    version: str = "",
 ) -> list[ArrowTable]:
     """Make tables of the splits that are taken.
 
@@ -269,12 +283,15 @@ def as_tables(
         splits: as for :func:`pick_splits`.
         root: folder that relative paths start from.
         defaults: what holds for all rows.
+        version: as for :class:`ArrowTable`.
 
     Returns:
         A table a split.
     """
     return [
-        ArrowTable(loaded[split], f"{label}[{split}]", root=root, defaults=defaults)
+        ArrowTable(
+            loaded[split], f"{label}[{split}]", root=root, defaults=defaults, version=version
+        )
         for split in pick_splits(list(loaded), splits, label)
     ]
 
@@ -289,6 +306,24 @@ def first_line(error: BaseException) -> str:
         return first_line(error.__cause__)
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+def _stamp_folder(folder: Path) -> str:
+    """Digest of where a folder lies and of names, sizes and times of all files in it.
+
+    Folders in it whose names begin with a dot are left out.
+    """
+    digest = sha256(str(folder).encode())
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(place) / name
+            try:
+                status = path.stat()
+            except OSError:
+                continue  # a link that leads nowhere; the library says so if it is needed
+            digest.update(f"\n{path} {status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()[:16]
 
 
 def _folders_in(folder: Path) -> set[str]:
