@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file
 from small_runs import RunProcesses, read_curve
 
 from internvl35.chat import load
-from internvl35.errors import ConfigError
+from internvl35.errors import ConfigError, DataError
 from internvl35.train.arguments import build_settings
 from internvl35.train.finetune import finetune
 from internvl35.train.settings import FinetuneSettings
@@ -66,6 +68,16 @@ def test_a_router_that_learnt_nothing_is_told_of(make_run, flash_checkpoint, tmp
     assert "the router has learnt nothing: labels need 500 tiles" in capsys.readouterr().err
     finetune(make_run(tmp_path / "enough", window_warmup=1, **changes))
     assert "learnt nothing" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stage", ["consistency", "router"])
+def test_rows_without_pictures_are_refused(make_run, flash_checkpoint, tmp_path, stage):
+    rows = tmp_path / "rows.jsonl"
+    turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello back"}]
+    rows.write_text((json.dumps({"messages": turns}) + "\n") * 4)
+    chosen = {"model": flash_checkpoint, "dataset": (str(rows),), "stage": stage}
+    with pytest.raises(DataError, match="none of the 4 rows has a picture or a video"):
+        finetune(make_run(tmp_path / "run", **chosen))
 
 
 def test_two_processes_label_by_the_ratios_of_both(make_run, flash_checkpoint, tmp_path):

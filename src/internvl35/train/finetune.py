@@ -132,6 +132,7 @@ class _Run:
                 chosen_rows, start, settings, workers, self.folder,
                 is_resumed=self.checkpoint is not None, show_progress=bar.count,
             )  # fmt: skip
+        self.objective.check_rows(rows.plan.sizes)
         assembly = assemble(start, settings, workers, self.objective)
         chosen = settings.optimization
         num_steps = rows.plan.num_steps

@@ -20,6 +20,7 @@ from internvl35.model.composite import VisionLanguageModel
 from internvl35.model.configuration import InternVLChatConfig
 from internvl35.train.adapters import add_adapters
 from internvl35.train.distributed import Workers
+from internvl35.train.plan import Sizes
 from internvl35.train.settings import FinetuneSettings
 from internvl35.train.sft import Trainee, batch_weight, count_experts
 from internvl35.train.trainable import freeze_parts
@@ -71,6 +72,16 @@ class Objective:
 
         Raises:
             ConfigError: if it lacks what is needed.
+        """
+
+    def check_rows(self, sizes: Sizes) -> None:
+        """Refuse rows of which nothing can be learnt.
+
+        Args:
+            sizes: of the rows that train.
+
+        Raises:
+            DataError: if they lack what is needed.
         """
 
     def prepare(self, model: VisionLanguageModel) -> None:

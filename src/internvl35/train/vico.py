@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from internvl35.data.batches import TrainingBatch
-from internvl35.errors import ConfigError
+from internvl35.errors import ConfigError, DataError
 from internvl35.model.composite import VisionLanguageModel
 from internvl35.model.configuration import InternVLChatConfig
 from internvl35.model.flash_parts import add_router
@@ -24,6 +24,7 @@ from internvl35.model.publish import choose_hub
 from internvl35.train.adapters import add_adapters
 from internvl35.train.distributed import Workers
 from internvl35.train.objective import Objective, Surroundings, expert_loss_coef
+from internvl35.train.plan import Sizes
 from internvl35.train.ratio_window import RatioWindow
 from internvl35.train.sft import Trainee, batch_weight
 from internvl35.train.trainable import freeze_parts
@@ -66,6 +67,15 @@ class _VicoObjective(Objective):
     def writes_adapters(self) -> bool:
         """Never: they are Flash checkpoints with all weights, ready for the next stage."""
         return False
+
+    def check_rows(self, sizes: Sizes) -> None:
+        """Refuse rows without any tile: both stages learn from tiles alone."""
+        good = sizes.good
+        if not sizes.tiles[good].any():
+            raise DataError(
+                f"none of the {len(good)} rows has a picture or a video, and internvl35 vico "
+                "learns from tiles alone; name them in images or videos of the rows"
+            )
 
     def networks(self, model: VisionLanguageModel) -> list[VisionLanguageModel]:
         """List the network that trains, and the reference if it is another one."""
