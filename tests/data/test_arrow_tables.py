@@ -172,6 +172,25 @@ def test_rows_are_those_that_the_folder_has_now(tmp_path: Path, *, is_foreign: b
     assert len({first.stamp, other.stamp, changed.stamp}) == 3
 
 
+def test_rows_behind_links_are_those_of_now_and_a_link_may_lead_back(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    rows = tmp_path / "elsewhere" / "train.jsonl"
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "rows").symlink_to(tmp_path / "elsewhere")
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: hand\n  data_files: rows/train.jsonl\n---\n"
+    )
+    found = []
+    for word in ("old", "newer"):
+        rows.write_text(json.dumps({"word": word}) + "\n")
+        (table,) = load_folder(folder, "set", ("hand",))
+        found.append(table[0]["word"])
+    (folder / "again").symlink_to(folder)
+    assert len(load_folder(folder, "set", ("hand",))) == 1
+    assert found == ["old", "newer"]
+
+
 def test_a_folder_with_nothing_to_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "set.py").write_text("raise SystemExit('code of a data set was run')")
     with pytest.raises(DataError, match="cannot be loaded"):

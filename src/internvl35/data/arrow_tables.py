@@ -311,11 +311,13 @@ def first_line(error: BaseException) -> str:
 def _stamp_folder(folder: Path) -> str:
     """Digest of where a folder lies and of names, sizes and times of all files in it.
 
-    Folders in it whose names begin with a dot are left out.
+    Links are followed, once each; folders in it whose names begin with a dot are left out.
     """
-    digest = sha256(str(folder).encode())
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    digest, seen = sha256(str(folder).encode()), {folder.resolve()}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        inner = {name: Path(place, name).resolve() for name in folders if name[0] != "."}
+        folders[:] = sorted(name for name, own in inner.items() if own not in seen)
+        seen.update(inner.values())
         for name in sorted(names):
             path = Path(place) / name
             try:
