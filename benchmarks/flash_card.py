@@ -7,7 +7,6 @@ here is typed in by hand.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,15 +14,15 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import record
 from benchmarks.flash import threshold_name
 from benchmarks.flash_answers import ALL, BASE, OFF, RANDOM, RELEASED
-from benchmarks.tiny_card import CARD_FILE, FRONT_MATTER, count_parameters, fill
+from benchmarks.tiny_card import CARD_FILE, FRONT_MATTER, count_parameters, fill, take_run
 from benchmarks.tiny_table import percent, read_figures
 from internvl35.commands.recipe import RECIPE_FILE, read_recipe
 from internvl35.config import TINY_FLASH
 from internvl35.model.hub import resolve_checkpoint
 from internvl35.train.flash_recipe import STAGE_FOLDERS, FlashRecipe
+from internvl35.train.run_folder import LOG_FILE, read_log
 
 FIGURES_FILE, RUN_FILE = "flash", "flash_run"
 
@@ -73,16 +72,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: arguments of the command line; those of this process by default.
     """
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=Path, help="run folder of internvl35 train flash")
-    arguments = parser.parse_args(argv)
-    console = Console()
-    if arguments.run is not None:
-        console.print(record.write_result(RUN_FILE, describe_run(arguments.run)))
+    run = take_run(argv, str(__doc__), RUN_FILE, "internvl35 train flash", describe_run)
     card = resolve_checkpoint(TINY_FLASH) / CARD_FILE
-    text = write_card(card.parent, read_figures(FIGURES_FILE), read_figures(RUN_FILE))
+    text = write_card(card.parent, read_figures(FIGURES_FILE), run)
     card.write_text(text, encoding="utf-8")
-    console.print(card)
+    Console().print(card)
 
 
 def describe_run(folder: Path) -> dict[str, Any]:
@@ -92,17 +86,15 @@ def describe_run(folder: Path) -> dict[str, Any]:
         folder: run folder with ``recipe.json`` and the logs of both stages.
 
     Returns:
-        ``recipe``, and for each stage that was trained its steps and last figures.
+        ``recipe``, and for each stage that was evaluated its steps and last figures.
     """
     path = folder / RECIPE_FILE
     recipe = read_recipe(path, FlashRecipe)
     stages = []
     for stage, name in STAGE_FOLDERS.items():
-        log = folder / name / "logging.jsonl"
-        if not log.exists():
+        tested = [line for line in read_log(folder / name / LOG_FILE) if "eval_loss" in line]
+        if not tested:
             continue
-        lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-        tested = [line for line in lines if "eval_loss" in line]
         steps = recipe.consistency_steps if stage == "consistency" else recipe.router_steps
         last = {name: tested[-1][name] for name in tested[-1] if name.startswith("eval_")}
         stages.append(

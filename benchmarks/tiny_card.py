@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,17 +105,39 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: arguments of the command line; those of this process by default.
     """
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=Path, help="run folder of internvl35 train tiny")
-    arguments = parser.parse_args(argv)
-    console = Console()
-    if arguments.run is not None:
-        console.print(record.write_result(RUN_FILE, describe_run(arguments.run)))
+    run = take_run(argv, str(__doc__), RUN_FILE, "internvl35 train tiny", describe_run)
     figures = read_figures()
     card = resolve_checkpoint(TINY) / CARD_FILE
-    card.write_text(write_card(card.parent, figures, read_figures(RUN_FILE)), encoding="utf-8")
+    card.write_text(write_card(card.parent, figures, run), encoding="utf-8")
     write_table(README, figures)
-    console.print(card, README)
+    Console().print(card, README)
+
+
+def take_run(
+    argv: Sequence[str] | None,
+    description: str,
+    name: str,
+    command: str,
+    describe: Callable[[Path], dict[str, Any]],
+) -> dict[str, Any]:
+    """Read what was kept of a training run, and keep it anew if ``--run`` names its folder.
+
+    Args:
+        argv: arguments of the command line; those of this process by default.
+        description: of the program.
+        name: of the file with the run's results, without ending.
+        command: that leaves such folders.
+        describe: sums a run folder up.
+
+    Returns:
+        The file's content; empty if nothing was kept.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--run", type=Path, help=f"run folder of {command}")
+    folder = parser.parse_args(argv).run
+    if folder is not None:
+        Console().print(record.write_result(name, describe(folder)))
+    return read_figures(name)
 
 
 def describe_run(folder: Path) -> dict[str, Any]:

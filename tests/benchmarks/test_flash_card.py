@@ -14,6 +14,7 @@ from internvl35.commands.recipe import settle_recipe
 from internvl35.config import TINY, TINY_FLASH
 from internvl35.model.hub import resolve_checkpoint
 from internvl35.train.flash_recipe import FlashRecipe
+from internvl35.train.run_folder import STEP_KEY
 
 
 def test_the_card_beside_the_embedded_weights_says_what_was_measured_with_them():
@@ -47,12 +48,13 @@ def test_a_run_is_summed_up_by_its_stages(tmp_path):
         "2-router": {"eval_acc": 1},
     }.items():
         (tmp_path / stage).mkdir()
-        lines = [{"loss": 1.0}, {"eval_loss": 0.75}, {"eval_loss": 0.5} | figures, {"loss": 0.25}]
+        found = [{"loss": 1.0}, {"eval_loss": 0.75}, {"eval_loss": 0.5} | figures, {"loss": 0.25}]
+        lines = [{STEP_KEY: f"{step}/4"} | one for step, one in enumerate(found, 1)]
         (tmp_path / stage / "logging.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    found = flash_card.describe_run(tmp_path)
-    assert [stage["last"] for stage in found["stages"]] == [
+    summary = flash_card.describe_run(tmp_path)
+    assert [stage["last"] for stage in summary["stages"]] == [
         {"eval_loss": 0.5}, {"eval_loss": 0.5, "eval_acc": 1},
     ]  # fmt: skip
-    assert found["stages"][1] | {"last": {}} == {
+    assert summary["stages"][1] | {"last": {}} == {
         "stage": "router", "steps": 7, "rows": 7 * 16, "last": {},
     }  # fmt: skip
