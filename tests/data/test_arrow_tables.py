@@ -166,6 +166,7 @@ def test_rows_are_those_that_the_folder_has_now(tmp_path: Path, *, is_foreign: b
 
     first = read("one", "old")
     assert words(first) == ["old"]
+    (tmp_path / "one" / "set" / "output.log").write_text("no file of the set")
     assert read("one").stamp == first.stamp
     other, changed = read("two", "another"), read("one", "new", "newer")
     assert (words(other), words(changed)) == (["another"], ["new", "newer"])

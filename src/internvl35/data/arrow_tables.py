@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
-import os
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 from internvl35.data.dataset_names import ALL_SUBSETS
 from internvl35.data.own_files import HTTP_ERROR, check_folder, load_own
 from internvl35.data.records import DEFAULTS, RowDefaults
+from internvl35.data.tables import stamp_file
 from internvl35.errors import ConfigError, DataError
 
 TRAIN = "train"
@@ -164,7 +164,7 @@ def load_folder(
     """Open a folder as ``datasets`` understands it: by its README, by names of files, by pictures.
 
     The library keeps what it has read, and takes a folder whose README declares its files for the
-    same as long as their names and those of the folder are; so each state of a folder has a place
+    same as long as their names and those of the folder are; so each state of the files has a place
     of its own in the cache.
 
     Args:
@@ -187,14 +187,14 @@ def load_folder(
     is_foreign = defaults.confined_to is not None
     if is_foreign:
         check_folder(folder, label)
-    version = _stamp_folder(folder.absolute())
-    cache = str(Path(datasets.config.HF_DATASETS_CACHE) / "folders" / version)
     tables = []
     try:
         known = datasets.get_dataset_config_names(path)
         for subset in choose_subsets(subsets, known, label, folder=folder):
             where = {"name": subset} if subset in known else {"data_dir": subset}
-            where["cache_dir"] = cache
+            files = datasets.load_dataset_builder(path, **where).config.data_files
+            version = _stamp_files(files or {})
+            where["cache_dir"] = str(Path(datasets.config.HF_DATASETS_CACHE) / "folders" / version)
             if is_foreign:
                 loaded = load_own(datasets, path, label, **where)
             else:
@@ -308,23 +308,14 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
-def _stamp_folder(folder: Path) -> str:
-    """Digest of where a folder lies and of names, sizes and times of all files in it.
-
-    Links are followed, once each; folders in it whose names begin with a dot are left out.
-    """
-    digest, seen = sha256(str(folder).encode()), {folder.resolve()}
-    for place, folders, names in os.walk(folder, followlinks=True):
-        inner = {name: Path(place, name).resolve() for name in folders if name[0] != "."}
-        folders[:] = sorted(name for name, own in inner.items() if own not in seen)
-        seen.update(inner.values())
-        for name in sorted(names):
-            path = Path(place) / name
-            try:
-                status = path.stat()
-            except OSError:
-                continue  # a link that leads nowhere; the library says so if it is needed
-            digest.update(f"\n{path} {status.st_size} {status.st_mtime_ns}".encode())
+def _stamp_files(data_files: Mapping[Any, Sequence[str]]) -> str:
+    """Digest of the places, sizes and times of the files of a set; of an address, the place."""
+    digest = sha256()
+    for file in sorted(file for files in data_files.values() for file in files):
+        try:
+            digest.update(stamp_file(Path(file)).encode())
+        except OSError:
+            digest.update(str(file).encode())
     return digest.hexdigest()[:16]
 
 

@@ -29,6 +29,22 @@ _BOM = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
+def stamp_file(path: Path) -> str:
+    """Make a text that changes when a file does.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        Its path, size and time.
+
+    Raises:
+        OSError: if there is no such file.
+    """
+    status = path.stat()
+    return f"{path} {status.st_size} {status.st_mtime_ns}"
+
+
 class Table(Protocol):
     """Rows of one source in a fixed order."""
 
@@ -77,8 +93,7 @@ class FileTable:
         self.root: Path | None = path.parent if root is None else root
         self.defaults = defaults
         try:
-            status = path.stat()
-            self.stamp = f"{path} {status.st_size} {status.st_mtime_ns}"
+            self.stamp = stamp_file(path)
             with path.open("rb") as file:
                 start = _skip_mark(file, path)
                 self._offsets, self._lines = self._index(file, start)
