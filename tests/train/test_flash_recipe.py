@@ -11,7 +11,7 @@ import torch
 
 from internvl35 import load
 from internvl35.data.drawn_rows import DrawnRows
-from internvl35.errors import ConfigError
+from internvl35.errors import ConfigError, DataError
 from internvl35.generate.flash import FlashSettings
 from internvl35.generate.routing import choose_compressed
 from internvl35.train import flash_recipe, reports
@@ -147,6 +147,12 @@ def test_tiles_that_have_the_very_score_of_the_threshold_reach_it():
 def test_rows_are_drawn_as_the_recipe_says():
     recipe = replace(SMALL, seed=5)
     assert recipe.rows == DrawnRows(6, ("counting", "shapes"), (2.0,), seed=5)
+
+
+@pytest.mark.parametrize("change", [{"num_rows": -5}, {"factors": (0.0,)}, {"families": ()}])
+def test_what_cannot_be_drawn_is_refused(change):
+    with pytest.raises(DataError):
+        replace(SMALL, **change)
 
 
 @pytest.mark.parametrize(

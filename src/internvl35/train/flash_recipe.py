@@ -101,6 +101,7 @@ class FlashRecipe:
         for stage in STAGE_FOLDERS:
             if stage == "router" or self.consistency_steps:
                 self.settings(stage, self.model, Path(ROWS_FILE), Path(STAGE_FOLDERS[stage]))
+        _ = self.rows  # refuses what cannot be drawn
 
     @property
     def rows(self) -> DrawnRows:
