@@ -17,7 +17,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from benchmarks import record
 from benchmarks.flash_answers import (
@@ -50,6 +49,7 @@ from benchmarks.flash_prefill import (
     show,
     without_times,
 )
+from benchmarks.flash_tables import family_table, policy_table, threshold_name
 from benchmarks.kept_answers import KeptAnswers, hash_weights
 from internvl35.chat import Chat
 from internvl35.commands.terminal import silence_libraries
@@ -236,11 +236,6 @@ def check_models(measurement: Measurement, flash: Chat, base: Chat) -> None:
         )
 
 
-def threshold_name(threshold: float) -> str:
-    """Name the row of a threshold."""
-    return f"absolute {threshold:g}"
-
-
 def ask_base(base: Chat, inquiry: Inquiry) -> Answers:
     """Ask the base about a family's pictures.
 
@@ -365,43 +360,6 @@ def judge(figures: Mapping[str, Any]) -> list[tuple[str, bool]]:
     low = figures["margin_over_random"]["low"]
     verdicts.append((f"margin over random routing at least {low:.3f}, aim above 0", low > 0))
     return verdicts
-
-
-def policy_table(figures: Mapping[str, Any]) -> Table:
-    """Make a line a way of compressing, over all families.
-
-    Args:
-        figures: of :func:`measure`.
-    """
-    title = f"{figures['tiles_a_picture']} tiles a picture, all families"
-    table = Table("", "right", "of the base's", "visual tokens", "tiles compressed", title=title)
-    for name, found in figures["policies"].items():
-        is_chosen = name == threshold_name(figures["threshold"])
-        table.add_row(
-            f"{name} *" if is_chosen else name, f"{found['accuracy']['value']:.1%}",
-            _interval(found["retention"]), f"{found['visual_token_share']['value']:.1%}",
-            f"{found['compressed_share']:.1%}",
-        )  # fmt: skip
-    return table
-
-
-def family_table(figures: Mapping[str, Any]) -> Table:
-    """Make a line a family.
-
-    Args:
-        figures: of :func:`measure`.
-    """
-    own = threshold_name(figures["threshold"])
-    table = Table("family", BASE, own, RANDOM, ALL, "visual tokens", BASE)
-    for family, found in figures["families"].items():
-        shares = (f"{found[name]['accuracy']['value']:.1%}" for name in (BASE, own, RANDOM, ALL))
-        tokens = (f"{found[name]['visual_tokens']:.0f}" for name in (own, BASE))
-        table.add_row(family, *shares, *tokens)
-    return table
-
-
-def _interval(found: Mapping[str, float]) -> str:
-    return f"{found['value']:.1%} ({found['low']:.1%} to {found['high']:.1%})"
 
 
 if __name__ == "__main__":

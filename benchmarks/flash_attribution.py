@@ -35,6 +35,7 @@ from benchmarks.flash_answers import (
 )
 from benchmarks.flash_figures import margin, policy_figures, spread_thresholds
 from benchmarks.flash_losses import FamilyLosses, compare_losses, loss_figures
+from benchmarks.flash_tables import show_interval
 from benchmarks.kept_answers import hash_weights
 from internvl35.chat import Chat
 from internvl35.commands.recipe import RECIPE_FILE, read_recipe
@@ -221,19 +222,14 @@ def show(figures: Mapping[str, Any]) -> None:
         for way, found in figures["losses"].items()
     }
     for way, found in figures["ways"].items():
+        gain = found.get("margin_over_random")  # chance has none over itself
         table.add_row(
-            way, _interval(found["retention"]), _interval(found.get("margin_over_random")),
+            way, show_interval(found["retention"]), show_interval(gain) if gain else "",
             f"{found['visual_token_share']['value']:.1%}", *losses[way],
         )  # fmt: skip
     for way in (OFF, ALL):
         table.add_row(way, "", "", "", *losses[way])
     Console().print(table)
-
-
-def _interval(found: dict[str, float] | None) -> str:
-    if found is None:
-        return ""
-    return f"{found['value']:.1%} ({found['low']:.1%} to {found['high']:.1%})"
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.flash import threshold_name
 from benchmarks.flash_answers import ALL, BASE, OFF, RANDOM, RELEASED
+from benchmarks.flash_tables import threshold_name
 from benchmarks.tiny_card import CARD_FILE, FRONT_MATTER, count_parameters, fill, take_run
 from benchmarks.tiny_table import percent, read_figures
 from internvl35.commands.recipe import RECIPE_FILE, read_recipe
